@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$korrigo_protos/common/v1/event.proto\x12\x18korrigo_protos.common.v1\"2\n\x06Stream\x12\x14\n\x0csubject_type\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"\xbf\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x30\n\x06stream\x18\x03 \x01(\x0b\x32 .korrigo_protos.common.v1.Stream\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\nsource_seq\x18\x05 \x01(\x03\x12\x0c\n\x04leaf\x18\x06 \x01(\x0c\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\"K\n\x10ListHeadsRequest\x12\x10\n\x08since_ms\x18\x01 \x01(\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"J\n\x04Head\x12\x30\n\x06stream\x18\x01 \x01(\x0b\x32 .korrigo_protos.common.v1.Stream\x12\x10\n\x08last_seq\x18\x02 \x01(\x03\"k\n\x11ListHeadsResponse\x12-\n\x05heads\x18\x01 \x03(\x0b\x32\x1e.korrigo_protos.common.v1.Head\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\"g\n\x12\x46\x65tchEventsRequest\x12\x30\n\x06stream\x18\x01 \x01(\x0b\x32 .korrigo_protos.common.v1.Stream\x12\x10\n\x08\x66rom_seq\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x05\"F\n\x13\x46\x65tchEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.korrigo_protos.common.v1.Event\")\n\x17\x46ilterReferencedRequest\x12\x0e\n\x06sha256\x18\x01 \x03(\t\"*\n\x18\x46ilterReferencedResponse\x12\x0e\n\x06sha256\x18\x01 \x03(\t2\xe1\x01\n\rOutboxService\x12\x64\n\tListHeads\x12*.korrigo_protos.common.v1.ListHeadsRequest\x1a+.korrigo_protos.common.v1.ListHeadsResponse\x12j\n\x0b\x46\x65tchEvents\x12,.korrigo_protos.common.v1.FetchEventsRequest\x1a-.korrigo_protos.common.v1.FetchEventsResponse2\x8b\x01\n\x0e\x42lobRefService\x12y\n\x10\x46ilterReferenced\x12\x31.korrigo_protos.common.v1.FilterReferencedRequest\x1a\x32.korrigo_protos.common.v1.FilterReferencedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$korrigo_protos/common/v1/event.proto\x12\x18korrigo_protos.common.v1\"2\n\x06Stream\x12\x14\n\x0csubject_type\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"\xbf\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x30\n\x06stream\x18\x03 \x01(\x0b\x32 .korrigo_protos.common.v1.Stream\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\nsource_seq\x18\x05 \x01(\x03\x12\x0c\n\x04leaf\x18\x06 \x01(\x0c\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\"Z\n\x10ListHeadsRequest\x12\x10\n\x08since_ms\x18\x01 \x01(\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\r\n\x05types\x18\x04 \x03(\t\"X\n\x04Head\x12\x30\n\x06stream\x18\x01 \x01(\x0b\x32 .korrigo_protos.common.v1.Stream\x12\x10\n\x08last_seq\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\"k\n\x11ListHeadsResponse\x12-\n\x05heads\x18\x01 \x03(\x0b\x32\x1e.korrigo_protos.common.v1.Head\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\"v\n\x12\x46\x65tchEventsRequest\x12\x30\n\x06stream\x18\x01 \x01(\x0b\x32 .korrigo_protos.common.v1.Stream\x12\x10\n\x08\x66rom_seq\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05types\x18\x04 \x03(\t\"F\n\x13\x46\x65tchEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.korrigo_protos.common.v1.Event\")\n\x17\x46ilterReferencedRequest\x12\x0e\n\x06sha256\x18\x01 \x03(\t\"*\n\x18\x46ilterReferencedResponse\x12\x0e\n\x06sha256\x18\x01 \x03(\t2\xe1\x01\n\rOutboxService\x12\x64\n\tListHeads\x12*.korrigo_protos.common.v1.ListHeadsRequest\x1a+.korrigo_protos.common.v1.ListHeadsResponse\x12j\n\x0b\x46\x65tchEvents\x12,.korrigo_protos.common.v1.FetchEventsRequest\x1a-.korrigo_protos.common.v1.FetchEventsResponse2\x8b\x01\n\x0e\x42lobRefService\x12y\n\x10\x46ilterReferenced\x12\x31.korrigo_protos.common.v1.FilterReferencedRequest\x1a\x32.korrigo_protos.common.v1.FilterReferencedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,21 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT']._serialized_start=119
   _globals['_EVENT']._serialized_end=310
   _globals['_LISTHEADSREQUEST']._serialized_start=312
-  _globals['_LISTHEADSREQUEST']._serialized_end=387
-  _globals['_HEAD']._serialized_start=389
-  _globals['_HEAD']._serialized_end=463
-  _globals['_LISTHEADSRESPONSE']._serialized_start=465
-  _globals['_LISTHEADSRESPONSE']._serialized_end=572
-  _globals['_FETCHEVENTSREQUEST']._serialized_start=574
-  _globals['_FETCHEVENTSREQUEST']._serialized_end=677
-  _globals['_FETCHEVENTSRESPONSE']._serialized_start=679
-  _globals['_FETCHEVENTSRESPONSE']._serialized_end=749
-  _globals['_FILTERREFERENCEDREQUEST']._serialized_start=751
-  _globals['_FILTERREFERENCEDREQUEST']._serialized_end=792
-  _globals['_FILTERREFERENCEDRESPONSE']._serialized_start=794
-  _globals['_FILTERREFERENCEDRESPONSE']._serialized_end=836
-  _globals['_OUTBOXSERVICE']._serialized_start=839
-  _globals['_OUTBOXSERVICE']._serialized_end=1064
-  _globals['_BLOBREFSERVICE']._serialized_start=1067
-  _globals['_BLOBREFSERVICE']._serialized_end=1206
+  _globals['_LISTHEADSREQUEST']._serialized_end=402
+  _globals['_HEAD']._serialized_start=404
+  _globals['_HEAD']._serialized_end=492
+  _globals['_LISTHEADSRESPONSE']._serialized_start=494
+  _globals['_LISTHEADSRESPONSE']._serialized_end=601
+  _globals['_FETCHEVENTSREQUEST']._serialized_start=603
+  _globals['_FETCHEVENTSREQUEST']._serialized_end=721
+  _globals['_FETCHEVENTSRESPONSE']._serialized_start=723
+  _globals['_FETCHEVENTSRESPONSE']._serialized_end=793
+  _globals['_FILTERREFERENCEDREQUEST']._serialized_start=795
+  _globals['_FILTERREFERENCEDREQUEST']._serialized_end=836
+  _globals['_FILTERREFERENCEDRESPONSE']._serialized_start=838
+  _globals['_FILTERREFERENCEDRESPONSE']._serialized_end=880
+  _globals['_OUTBOXSERVICE']._serialized_start=883
+  _globals['_OUTBOXSERVICE']._serialized_end=1108
+  _globals['_BLOBREFSERVICE']._serialized_start=1111
+  _globals['_BLOBREFSERVICE']._serialized_end=1250
 # @@protoc_insertion_point(module_scope)

@@ -112,22 +112,28 @@ class ListHeadsRequest(_message.Message):
     SINCE_MS_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
     since_ms: _builtins.int
     """Unix time in milliseconds of the source's clock; 0 asks for all that is kept."""
     page_token: _builtins.str
     """Token of the page to go on with; empty for the first."""
     page_size: _builtins.int
     """Most heads in one answer; 0 lets the server choose."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Event types to look at; empty for all. With types, a head is that of one type."""
+
     def __init__(
         self,
         *,
         since_ms: _builtins.int = ...,
         page_token: _builtins.str = ...,
         page_size: _builtins.int = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "since_ms", b"since_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "since_ms", b"since_ms", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,8 +147,11 @@ class Head(_message.Message):
 
     STREAM_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     last_seq: _builtins.int
     """Number of its last event from this source."""
+    type: _builtins.str
+    """Type of that event when types were asked for, empty otherwise."""
     @_builtins.property
     def stream(self) -> Global___Stream:
         """The stream."""
@@ -152,10 +161,11 @@ class Head(_message.Message):
         *,
         stream: Global___Stream | None = ...,
         last_seq: _builtins.int = ...,
+        type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "stream", b"stream", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,6 +212,7 @@ class FetchEventsRequest(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     FROM_SEQ_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
     from_seq: _builtins.int
     """First number wanted."""
     limit: _builtins.int
@@ -210,16 +221,21 @@ class FetchEventsRequest(_message.Message):
     def stream(self) -> Global___Stream:
         """The stream."""
 
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Event types wanted; empty for all, and then without gaps."""
+
     def __init__(
         self,
         *,
         stream: Global___Stream | None = ...,
         from_seq: _builtins.int = ...,
         limit: _builtins.int = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_seq", b"from_seq", "limit", b"limit", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_seq", b"from_seq", "limit", b"limit", "stream", b"stream", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,7 +243,7 @@ Global___FetchEventsRequest: _TypeAlias = FetchEventsRequest  # noqa: Y015
 
 @_typing.final
 class FetchEventsResponse(_message.Message):
-    """The events, in order, without gaps."""
+    """The events, in order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

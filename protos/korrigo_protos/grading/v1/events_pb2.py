@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&korrigo_protos/grading/v1/events.proto\x12\x19korrigo_protos.grading.v1\"\xa3\x01\n\x0b\x45xamChanged\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\x12\x12\n\nsplit_mode\x18\x02 \x01(\t\x12\x19\n\x11pages_per_booklet\x18\x03 \x01(\x05\x12\x18\n\x10split_horizontal\x18\x04 \x01(\x08\x12\x12\n\nis_deleted\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x15\n\rcorrector_ids\x18\x07 \x03(\t\"v\n\x11\x43opyStatusChanged\x12\x0f\n\x07\x63opy_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xam_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x05\x12\x1d\n\x15\x61ssigned_corrector_id\x18\x05 \x01(\t\"^\n\x0fRenderRequested\x12\x0f\n\x07\x63opy_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\x12\x0f\n\x07request\x18\x03 \x01(\x05\x12\x17\n\x0fmanifest_sha256\x18\x04 \x01(\t\"8\n\x0eSessionRevoked\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nexpires_at\x18\x02 \x01(\x03\"\n\n\x08Recordedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&korrigo_protos/grading/v1/events.proto\x12\x19korrigo_protos.grading.v1\"\xa3\x01\n\x0b\x45xamChanged\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\x12\x12\n\nsplit_mode\x18\x02 \x01(\t\x12\x19\n\x11pages_per_booklet\x18\x03 \x01(\x05\x12\x18\n\x10split_horizontal\x18\x04 \x01(\x08\x12\x12\n\nis_deleted\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x15\n\rcorrector_ids\x18\x07 \x03(\t\"v\n\x11\x43opyStatusChanged\x12\x0f\n\x07\x63opy_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xam_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x05\x12\x1d\n\x15\x61ssigned_corrector_id\x18\x05 \x01(\t\"^\n\x0fRenderRequested\x12\x0f\n\x07\x63opy_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\x12\x0f\n\x07request\x18\x03 \x01(\x05\x12\x17\n\x0fmanifest_sha256\x18\x04 \x01(\t\"_\n\x0fSessionsRevoked\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12;\n\x08sessions\x18\x02 \x03(\x0b\x32).korrigo_protos.grading.v1.RevokedSession\"8\n\x0eRevokedSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nexpires_at\x18\x02 \x01(\x03\"\n\n\x08Recordedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COPYSTATUSCHANGED']._serialized_end=353
   _globals['_RENDERREQUESTED']._serialized_start=355
   _globals['_RENDERREQUESTED']._serialized_end=449
-  _globals['_SESSIONREVOKED']._serialized_start=451
-  _globals['_SESSIONREVOKED']._serialized_end=507
-  _globals['_RECORDED']._serialized_start=509
-  _globals['_RECORDED']._serialized_end=519
+  _globals['_SESSIONSREVOKED']._serialized_start=451
+  _globals['_SESSIONSREVOKED']._serialized_end=546
+  _globals['_REVOKEDSESSION']._serialized_start=548
+  _globals['_REVOKEDSESSION']._serialized_end=604
+  _globals['_RECORDED']._serialized_start=606
+  _globals['_RECORDED']._serialized_end=616
 # @@protoc_insertion_point(module_scope)

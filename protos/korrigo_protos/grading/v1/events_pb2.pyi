@@ -143,8 +143,38 @@ class RenderRequested(_message.Message):
 Global___RenderRequested: _TypeAlias = RenderRequested  # noqa: Y015
 
 @_typing.final
-class SessionRevoked(_message.Message):
-    """A session ended before its time; every room refuses its tokens from now on."""
+class SessionsRevoked(_message.Message):
+    """Sessions of an account that ended before their time; every room refuses their tokens from now on.
+    Carries all that are still to be refused, so that the last event of an account says everything.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevokedSession]:
+        """The sessions."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        sessions: _abc.Iterable[Global___RevokedSession] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions", b"sessions", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionsRevoked: _TypeAlias = SessionsRevoked  # noqa: Y015
+
+@_typing.final
+class RevokedSession(_message.Message):
+    """A session whose tokens are refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -166,7 +196,7 @@ class SessionRevoked(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SessionRevoked: _TypeAlias = SessionRevoked  # noqa: Y015
+Global___RevokedSession: _TypeAlias = RevokedSession  # noqa: Y015
 
 @_typing.final
 class Recorded(_message.Message):
