@@ -47,28 +47,24 @@ def generated_files(below: Path) -> dict[str, bytes]:
     return {str(path.relative_to(below)): path.read_bytes() for path in names}
 
 
-def differences() -> list[str]:
-    """Name every committed file that a fresh generation would add, change or drop."""
-    with tempfile.TemporaryDirectory() as folder:
-        fresh_root = Path(folder)
-        compile_into(fresh_root)
-        fresh, present = generated_files(fresh_root), generated_files(ROOT)
-    return sorted(name for name in fresh.keys() | present.keys() if fresh.get(name) != present.get(name))
-
-
 def main() -> int:
     """Generate, or tell what is out of date."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is out of date")
-    if not parser.parse_args().check:
-        for name in generated_files(ROOT):
-            (ROOT / name).unlink()
-        compile_into(ROOT)
-        return 0
-    stale = differences()
+    is_check = parser.parse_args().check
+    with tempfile.TemporaryDirectory() as folder:
+        fresh_root = Path(folder)
+        compile_into(fresh_root)
+        fresh, present = generated_files(fresh_root), generated_files(ROOT)
+    stale = sorted(name for name in fresh.keys() | present.keys() if fresh.get(name) != present.get(name))
     for name in stale:
-        sys.stderr.write(f"out of date: protos/{name} (run make protos)\n")
-    return 1 if stale else 0
+        if is_check:
+            sys.stderr.write(f"out of date: protos/{name} (run make protos)\n")
+        elif name in fresh:
+            (ROOT / name).write_bytes(fresh[name])
+        else:
+            (ROOT / name).unlink()
+    return 1 if is_check and stale else 0
 
 
 if __name__ == "__main__":

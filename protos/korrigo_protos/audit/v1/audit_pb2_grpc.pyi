@@ -4,24 +4,10 @@ isort:skip_file
 """
 
 from collections import abc as _abc
-from grpc import aio as _aio
 from korrigo_protos.audit.v1 import audit_pb2 as _audit_pb2
 import abc as _abc_1
 import grpc as _grpc
-import sys
-import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import Self as _Self
-else:
-    from typing_extensions import Self as _Self
-
-_T = _typing.TypeVar("_T")
-
-class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
-
-class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
-    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -32,22 +18,8 @@ class AuditServiceStub:
     The memory.
     """
 
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
+    def __init__(self, channel: _grpc.Channel) -> None: ...
     Verify: _grpc.UnaryUnaryMultiCallable[_audit_pb2.VerifyRequest, _audit_pb2.VerifyResponse]
-    """Check sequences and leaves of one stream, or of all."""
-
-@_typing.type_check_only
-class AuditServiceAsyncStub(AuditServiceStub):
-    """What other rooms and operators may ask audit now.
-
-    The memory.
-    """
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    Verify: _aio.UnaryUnaryMultiCallable[_audit_pb2.VerifyRequest, _audit_pb2.VerifyResponse]  # type: ignore[assignment]
     """Check sequences and leaves of one stream, or of all."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -60,8 +32,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     def Verify(
         self,
         request: _audit_pb2.VerifyRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_audit_pb2.VerifyResponse, _abc.Awaitable[_audit_pb2.VerifyResponse]]:
+        context: _grpc.ServicerContext,
+    ) -> _audit_pb2.VerifyResponse:
         """Check sequences and leaves of one stream, or of all."""
 
-def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _grpc.Server) -> None: ...

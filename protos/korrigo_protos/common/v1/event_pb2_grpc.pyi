@@ -4,24 +4,10 @@ isort:skip_file
 """
 
 from collections import abc as _abc
-from grpc import aio as _aio
 from korrigo_protos.common.v1 import event_pb2 as _event_pb2
 import abc as _abc_1
 import grpc as _grpc
-import sys
-import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import Self as _Self
-else:
-    from typing_extensions import Self as _Self
-
-_T = _typing.TypeVar("_T")
-
-class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
-
-class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
-    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -29,23 +15,10 @@ GRPC_VERSION: str
 class OutboxServiceStub:
     """Every room answers this for its own events."""
 
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> OutboxServiceAsyncStub: ...
+    def __init__(self, channel: _grpc.Channel) -> None: ...
     ListHeads: _grpc.UnaryUnaryMultiCallable[_event_pb2.ListHeadsRequest, _event_pb2.ListHeadsResponse]
     """Tell the last number of every stream that changed since a moment."""
     FetchEvents: _grpc.UnaryUnaryMultiCallable[_event_pb2.FetchEventsRequest, _event_pb2.FetchEventsResponse]
-    """Send the events of one stream again, from a number on."""
-
-@_typing.type_check_only
-class OutboxServiceAsyncStub(OutboxServiceStub):
-    """Every room answers this for its own events."""
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    ListHeads: _aio.UnaryUnaryMultiCallable[_event_pb2.ListHeadsRequest, _event_pb2.ListHeadsResponse]  # type: ignore[assignment]
-    """Tell the last number of every stream that changed since a moment."""
-    FetchEvents: _aio.UnaryUnaryMultiCallable[_event_pb2.FetchEventsRequest, _event_pb2.FetchEventsResponse]  # type: ignore[assignment]
     """Send the events of one stream again, from a number on."""
 
 class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -55,36 +28,25 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     def ListHeads(
         self,
         request: _event_pb2.ListHeadsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_event_pb2.ListHeadsResponse, _abc.Awaitable[_event_pb2.ListHeadsResponse]]:
+        context: _grpc.ServicerContext,
+    ) -> _event_pb2.ListHeadsResponse:
         """Tell the last number of every stream that changed since a moment."""
 
     @_abc_1.abstractmethod
     def FetchEvents(
         self,
         request: _event_pb2.FetchEventsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_event_pb2.FetchEventsResponse, _abc.Awaitable[_event_pb2.FetchEventsResponse]]:
+        context: _grpc.ServicerContext,
+    ) -> _event_pb2.FetchEventsResponse:
         """Send the events of one stream again, from a number on."""
 
-def add_OutboxServiceServicer_to_server(servicer: OutboxServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_OutboxServiceServicer_to_server(servicer: OutboxServiceServicer, server: _grpc.Server) -> None: ...
 
 class BlobRefServiceStub:
     """Every room answers this, so that the orphan sweep never deletes a blob that is still named."""
 
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> BlobRefServiceAsyncStub: ...
+    def __init__(self, channel: _grpc.Channel) -> None: ...
     FilterReferenced: _grpc.UnaryUnaryMultiCallable[_event_pb2.FilterReferencedRequest, _event_pb2.FilterReferencedResponse]
-    """Tell which of the named blobs this room refers to."""
-
-@_typing.type_check_only
-class BlobRefServiceAsyncStub(BlobRefServiceStub):
-    """Every room answers this, so that the orphan sweep never deletes a blob that is still named."""
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    FilterReferenced: _aio.UnaryUnaryMultiCallable[_event_pb2.FilterReferencedRequest, _event_pb2.FilterReferencedResponse]  # type: ignore[assignment]
     """Tell which of the named blobs this room refers to."""
 
 class BlobRefServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -94,8 +56,8 @@ class BlobRefServiceServicer(metaclass=_abc_1.ABCMeta):
     def FilterReferenced(
         self,
         request: _event_pb2.FilterReferencedRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_event_pb2.FilterReferencedResponse, _abc.Awaitable[_event_pb2.FilterReferencedResponse]]:
+        context: _grpc.ServicerContext,
+    ) -> _event_pb2.FilterReferencedResponse:
         """Tell which of the named blobs this room refers to."""
 
-def add_BlobRefServiceServicer_to_server(servicer: BlobRefServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_BlobRefServiceServicer_to_server(servicer: BlobRefServiceServicer, server: _grpc.Server) -> None: ...

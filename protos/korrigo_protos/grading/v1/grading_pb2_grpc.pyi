@@ -4,24 +4,10 @@ isort:skip_file
 """
 
 from collections import abc as _abc
-from grpc import aio as _aio
 from korrigo_protos.grading.v1 import grading_pb2 as _grading_pb2
 import abc as _abc_1
 import grpc as _grpc
-import sys
-import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import Self as _Self
-else:
-    from typing_extensions import Self as _Self
-
-_T = _typing.TypeVar("_T")
-
-class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
-
-class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
-    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -32,22 +18,8 @@ class ExamServiceStub:
     Exams, for the room that imports into them.
     """
 
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> ExamServiceAsyncStub: ...
+    def __init__(self, channel: _grpc.Channel) -> None: ...
     GetExam: _grpc.UnaryUnaryMultiCallable[_grading_pb2.GetExamRequest, _grading_pb2.GetExamResponse]
-    """Tell how an exam cuts its scans, and whether the caller may upload into it."""
-
-@_typing.type_check_only
-class ExamServiceAsyncStub(ExamServiceStub):
-    """What other rooms may ask grading now.
-
-    Exams, for the room that imports into them.
-    """
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    GetExam: _aio.UnaryUnaryMultiCallable[_grading_pb2.GetExamRequest, _grading_pb2.GetExamResponse]  # type: ignore[assignment]
     """Tell how an exam cuts its scans, and whether the caller may upload into it."""
 
 class ExamServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -60,8 +32,8 @@ class ExamServiceServicer(metaclass=_abc_1.ABCMeta):
     def GetExam(
         self,
         request: _grading_pb2.GetExamRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_grading_pb2.GetExamResponse, _abc.Awaitable[_grading_pb2.GetExamResponse]]:
+        context: _grpc.ServicerContext,
+    ) -> _grading_pb2.GetExamResponse:
         """Tell how an exam cuts its scans, and whether the caller may upload into it."""
 
-def add_ExamServiceServicer_to_server(servicer: ExamServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_ExamServiceServicer_to_server(servicer: ExamServiceServicer, server: _grpc.Server) -> None: ...

@@ -4,24 +4,10 @@ isort:skip_file
 """
 
 from collections import abc as _abc
-from grpc import aio as _aio
 from korrigo_protos.ingest.v1 import ingest_pb2 as _ingest_pb2
 import abc as _abc_1
 import grpc as _grpc
-import sys
-import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import Self as _Self
-else:
-    from typing_extensions import Self as _Self
-
-_T = _typing.TypeVar("_T")
-
-class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
-
-class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
-    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -32,22 +18,8 @@ class ScanServiceStub:
     Scans, for operators and the front door.
     """
 
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> ScanServiceAsyncStub: ...
+    def __init__(self, channel: _grpc.Channel) -> None: ...
     GetScan: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.GetScanRequest, _ingest_pb2.GetScanResponse]
-    """Tell the state of a scan."""
-
-@_typing.type_check_only
-class ScanServiceAsyncStub(ScanServiceStub):
-    """What other rooms may ask ingest now.
-
-    Scans, for operators and the front door.
-    """
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    GetScan: _aio.UnaryUnaryMultiCallable[_ingest_pb2.GetScanRequest, _ingest_pb2.GetScanResponse]  # type: ignore[assignment]
     """Tell the state of a scan."""
 
 class ScanServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -60,8 +32,8 @@ class ScanServiceServicer(metaclass=_abc_1.ABCMeta):
     def GetScan(
         self,
         request: _ingest_pb2.GetScanRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_ingest_pb2.GetScanResponse, _abc.Awaitable[_ingest_pb2.GetScanResponse]]:
+        context: _grpc.ServicerContext,
+    ) -> _ingest_pb2.GetScanResponse:
         """Tell the state of a scan."""
 
-def add_ScanServiceServicer_to_server(servicer: ScanServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_ScanServiceServicer_to_server(servicer: ScanServiceServicer, server: _grpc.Server) -> None: ...

@@ -4,24 +4,10 @@ isort:skip_file
 """
 
 from collections import abc as _abc
-from grpc import aio as _aio
 from korrigo_protos.render.v1 import render_pb2 as _render_pb2
 import abc as _abc_1
 import grpc as _grpc
-import sys
-import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import Self as _Self
-else:
-    from typing_extensions import Self as _Self
-
-_T = _typing.TypeVar("_T")
-
-class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
-
-class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
-    ...
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
@@ -32,22 +18,8 @@ class RenderServiceStub:
     Render jobs.
     """
 
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> RenderServiceAsyncStub: ...
+    def __init__(self, channel: _grpc.Channel) -> None: ...
     GetRender: _grpc.UnaryUnaryMultiCallable[_render_pb2.GetRenderRequest, _render_pb2.GetRenderResponse]
-    """Tell how far the rendering of a copy's revision is."""
-
-@_typing.type_check_only
-class RenderServiceAsyncStub(RenderServiceStub):
-    """What other rooms may ask render now.
-
-    Render jobs.
-    """
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    GetRender: _aio.UnaryUnaryMultiCallable[_render_pb2.GetRenderRequest, _render_pb2.GetRenderResponse]  # type: ignore[assignment]
     """Tell how far the rendering of a copy's revision is."""
 
 class RenderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -60,8 +32,8 @@ class RenderServiceServicer(metaclass=_abc_1.ABCMeta):
     def GetRender(
         self,
         request: _render_pb2.GetRenderRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_render_pb2.GetRenderResponse, _abc.Awaitable[_render_pb2.GetRenderResponse]]:
+        context: _grpc.ServicerContext,
+    ) -> _render_pb2.GetRenderResponse:
         """Tell how far the rendering of a copy's revision is."""
 
-def add_RenderServiceServicer_to_server(servicer: RenderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_RenderServiceServicer_to_server(servicer: RenderServiceServicer, server: _grpc.Server) -> None: ...

@@ -1,0 +1,63 @@
+"""What holds for every test: the real servers as fixtures, the order of the folders, and no silent skip in CI.
+
+Order: quick and narrow first, so that a broken rule is told before the machine is kept busy for minutes.
+In CI (CI=true) a skipped test fails the run, because a claim of the project would go unproved; a test that may be
+skipped there too says so with `@pytest.mark.allowed_skip("why")`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import configuration as hypothesis_configuration
+
+pytest_plugins = ["harness.fixtures"]
+
+TESTS = Path(__file__).resolve().parent
+ORDER = ("unit", "contract", "harness", "integration", "e2e", "chaos", "bench")
+IS_CI = os.environ.get("CI", "").lower() in {"1", "true"}
+
+hypothesis_configuration.set_hypothesis_home_dir(TESTS.parent / ".cache" / "hypothesis")
+
+
+def _folder_rank(item: pytest.Item) -> int:
+    folder = item.path.relative_to(TESTS).parts[0]
+    return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run folder by folder, from the quickest to the longest."""
+    items.sort(key=_folder_rank)
+
+
+class SkipGuard:
+    """Collects the skips that nobody allowed and fails the session for them."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail") and "allowed_skip" not in report.keywords:
+            self.refused.append(report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self.refused.append(report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.refused and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for node in self.refused:
+            terminalreporter.write_line(f"REFUSED SKIP (CI): {node}", red=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Guard against skips in CI only: at a desk a missing program is no failure."""
+    if IS_CI:
+        config.pluginmanager.register(SkipGuard(), "skip-guard")
