@@ -43,6 +43,7 @@ help: ## List every target
 # ------------------------------------------------------------------------------------------ install and run
 .PHONY: setup
 setup: $(VENV)/.embedded ## Install what running needs into .venv (no root); leaves .venv/bin/korrigo
+	@true
 
 .PHONY: run
 run: setup ## Set up and start the whole product on this machine
