@@ -57,7 +57,7 @@ demo: setup ## Take a sample exam from scan to verified final PDF
 $(VENV)/.build: requirements/build.lock
 	@test -n "$(PYTHON)" || { echo "Korrigo needs Python 3.11 or newer on PATH" >&2; exit 1; }
 	@echo "==> $(VENV) with $$($(PYTHON) --version)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Cannot make a virtual environment: on Debian install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@echo "$(CURDIR)" > $(VENV)/.made-in
