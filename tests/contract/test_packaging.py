@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,41 @@ def test_the_grpc_family_is_one_version() -> None:
 
 def test_the_heavy_pdf_package_is_not_taken() -> None:
     assert not {"pymupdf", "onnxruntime"} & _pins("dev").keys()
+
+
+def _third_party(folder: str) -> dict[str, set[str]]:
+    """Map each distribution that a room imports at any depth to the files that do."""
+    owners = packages_distributions()
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names:
+                if not top.startswith("korrigo"):
+                    candidates = sorted(canonicalize_name(owner) for owner in set(owners.get(top, [top])))
+                    found.setdefault(" or ".join(candidates), set()).add(path.name)
+    return found
+
+
+def _declared(*lists: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for lines in lists for line in lines}
+
+
+# Kit's modules for one mode or one kind of room: whoever imports them has that extra.
+BORROWED = {"pgmq": {"pgmq.py"}, "pikepdf": {"pdf.py"}, "pypdfium2": {"pdf.py"}, "pillow": {"pdf.py"}}
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "kit", "embedded"])
+def test_what_is_imported_is_required(room: str) -> None:
+    """A library that only came along with another one vanishes the day that one no longer needs it."""
+    declared = _declared(CORE, _extra(room) if room != "kit" else [])
+    undeclared = {
+        owner: files
+        for owner, files in _third_party(f"services/{room}").items()
+        if not declared & set(owner.split(" or ")) and not (room == "kit" and files <= BORROWED.get(owner, set()))
+    }
+    assert undeclared == {}
 
 
 def _make(*words: str) -> str:
