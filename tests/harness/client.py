@@ -36,6 +36,11 @@ def uuid7() -> str:
     return str(uuid.UUID(int=value))
 
 
+def etag_of(document: Json) -> str:
+    """Return the ETag that came with a document; a strong one is its version (decisions.md, HTTP)."""
+    return str(document.get("_etag") or f'"{document["version"]}"')
+
+
 class Refused(AssertionError):
     """The product answered with a problem; `reason` is its reason."""
 
@@ -119,9 +124,10 @@ class Client:
 
     def json(self, method: str, path: str, **given: Any) -> Json:
         """Send and return the JSON object."""
-        found = self.send(method, path, **given).json()
+        response = self.send(method, path, **given)
+        found = response.json()
         assert isinstance(found, dict), found
-        return found
+        return found | ({"_etag": response.headers["ETag"]} if "ETag" in response.headers else {})
 
     def items(self, path: str, **params: Any) -> list[Json]:
         """Read a whole list, page by page."""
@@ -271,7 +277,7 @@ class Client:
     def patch_annotation(self, lock: Lock, annotation: Json, **fields: Any) -> Json:
         """Change an annotation; 412 on a repeated try is success when the current one is what we wanted."""
         path = f"/api/copies/{lock.copy_id}/annotations/{annotation['id']}"
-        headers = lock.headers | {"If-Match": f'"{annotation["version"]}"'}
+        headers = lock.headers | {"If-Match": etag_of(annotation)}
         tries = Tries()
         try:
             return self.json("PATCH", path, json=fields, headers=headers, tries=tries)
@@ -286,7 +292,7 @@ class Client:
         """Delete an annotation; gone on a repeated try is success."""
         path = f"/api/copies/{lock.copy_id}/annotations/{annotation['id']}"
         tries = Tries()
-        headers = lock.headers | {"If-Match": f'"{annotation["version"]}"'}
+        headers = lock.headers | {"If-Match": etag_of(annotation)}
         try:
             self.send("DELETE", path, headers=headers, tries=tries)
         except Refused as refused:
