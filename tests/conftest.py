@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import configuration as hypothesis_configuration
 
+pytest.register_assert_rewrite("harness")
 pytest_plugins = ["harness.fixtures"]
 
 TESTS = Path(__file__).resolve().parent

@@ -49,7 +49,8 @@ def test_commands_of_the_readme_exist() -> None:
     named = set(re.findall(r"`korrigo ([a-z-]+)[^`]*`", text))
     named |= {match[1] for line in _shell_lines(page) if (match := re.match(r"(?:\S*/)?korrigo ([a-z-]+)", line))}
     korrigo = Path(sys.executable).parent / "korrigo"
-    shown = subprocess.run([korrigo, "--help"], capture_output=True, check=True, text=True, env={"COLUMNS": "200"}).stdout
+    wide = {"COLUMNS": "200"}
+    shown = subprocess.run([korrigo, "--help"], capture_output=True, check=True, text=True, env=wide).stdout
     assert named
     assert {word for word in named if not re.search(rf"^\W*{word}\b", shown, re.MULTILINE)} == set()
 

@@ -86,15 +86,16 @@ def test_every_package_says_that_it_is_typed() -> None:
     assert [_named(package) for package in packages if not (package / "py.typed").is_file()] == []
 
 
-@pytest.mark.parametrize(
-    ("what", "pattern"),
-    [
-        ("a folder of somebody's machine", r"(?<![\w.})])/(?:work|home/\w+|Users/\w+)/\w"),
-        ("the address of a package registry", r"python" r"hosted\.org|pypi\.org/simple|registry\." r"npmjs|proxy\.golang"),
-        ("a file that records download addresses", r'"resolved": *"http|^--(extra-)?index' r"-url|^--find-links"),
-        ("a private key", r"-----BEGIN [A-Z ]*PRIVATE" r" KEY-----"),
-    ],
-)  # fmt: skip
+# Written with gaps so that this file does not hit itself.
+FORBIDDEN = {
+    "a folder of somebody's machine": r"(?<![\w.})])/(?:work|home/\w+|Users/\w+)/\w",
+    "the address of a package registry": r"[p]ythonhosted\.[o]rg|pypi\.[o]rg/simple|registry\.[n]pmjs|proxy\.[g]olang",
+    "a file that records download addresses": r'"[r]esolved": *"http|^--(?:extra-)?[i]ndex|^--[f]ind-links',
+    "a private key": r"-----BEGIN [A-Z ]*[P]RIVATE KEY-----",
+}
+
+
+@pytest.mark.parametrize(("what", "pattern"), FORBIDDEN.items())
 def test_no_file_names(what: str, pattern: str) -> None:
     found = re.compile(pattern, re.MULTILINE)
     hits = [f"{_named(path)}: {match.group()}" for path, text in _texts() for match in found.finditer(text)]
