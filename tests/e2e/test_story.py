@@ -91,7 +91,7 @@ def test_from_scan_to_final_pdf(instance: Instance, admin: Client, make_user: Ma
     assert refused.value.status == 403
     with pytest.raises(Refused) as refused:
         admin.lock(copy_id)
-    assert refused.value.reason == "COPY_ALREADY_GRADED"
+    assert refused.value.status == 409
     _audit(admin, copy_id, graded, marker.user["id"])
     verified = instance.cli("audit", "verify", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
