@@ -1,0 +1,1 @@
+"""What two or more rooms share. It knows no room and no business noun."""

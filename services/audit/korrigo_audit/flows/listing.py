@@ -1,0 +1,56 @@
+"""Reading the trail: one copy's events in causal order, or all events by time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from korrigo_kit.db import Database
+
+_COLUMNS = (
+    "seq, subject_type, subject_id, source, source_seq, action, actor_id, at, metadata, request_id,"
+    " encode(leaf_hash, 'hex') AS leaf_hash, happened_at, id::text AS id"
+)
+
+
+def of_subject(
+    database: Database, subject_type: str, subject_id: str, *, after_seq: int, limit: int
+) -> list[dict[str, Any]] | None:
+    """List the actions of one subject by number; None when nothing was ever heard of it."""
+    with database.transaction() as tx:
+        head = tx.one(
+            "SELECT last_seq FROM record_heads WHERE subject_type = %s AND subject_id = %s", (subject_type, subject_id)
+        )
+        if head is None:
+            return None
+        return tx.all(
+            f"SELECT {_COLUMNS} FROM records WHERE subject_type = %s AND subject_id = %s AND seq > %s"
+            " AND action IS NOT NULL ORDER BY seq LIMIT %s",
+            (subject_type, subject_id, after_seq, limit),
+        )
+
+
+def of_all(
+    database: Database,
+    *,
+    since: datetime | None,
+    action: str | None,
+    after: tuple[str, str] | None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """List actions of all subjects, oldest first, from a moment on."""
+    with database.transaction() as tx:
+        return tx.all(
+            f"SELECT {_COLUMNS} FROM records WHERE action IS NOT NULL"
+            " AND (%(since)s::timestamptz IS NULL OR happened_at >= %(since)s)"
+            " AND (%(action)s::text IS NULL OR action = %(action)s)"
+            " AND (%(after_at)s::timestamptz IS NULL OR (happened_at, id) > (%(after_at)s, %(after_id)s::uuid))"
+            " ORDER BY happened_at, id LIMIT %(limit)s",
+            {
+                "since": since,
+                "action": action,
+                "after_at": after[0] if after else None,
+                "after_id": after[1] if after else None,
+                "limit": limit,
+            },
+        )

@@ -1,0 +1,47 @@
+"""Wiring of audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from korrigo_audit import settings
+from korrigo_audit.consumer import subscriptions
+from korrigo_kit.room import Room, Runtime
+
+if TYPE_CHECKING:
+    import grpc
+    from fastapi import APIRouter
+
+    from korrigo_kit.telemetry.metrics import GaugeSource
+
+
+def _routers(rt: Runtime) -> Sequence[APIRouter]:
+    from korrigo_audit import rest
+
+    return rest.routers
+
+
+def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
+    from korrigo_audit.rpc import AuditService
+    from korrigo_protos.audit.v1 import audit_pb2_grpc
+
+    return [lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(rt), server)]
+
+
+def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
+    from korrigo_audit.metrics import gauges
+
+    return gauges(rt)
+
+
+ROOM = Room(
+    name="audit",
+    migrations=Path(__file__).parent / "migrations",
+    settings=settings.SECTIONS,
+    routers=_routers,
+    servicers=_servicers,
+    subscriptions=subscriptions,
+    gauges=_gauges,
+)

@@ -1,0 +1,167 @@
+"""The broker: rings for jobs and carries events. It is never the authority; losing all of it loses nothing.
+
+RabbitMQ (amqp://) with quorum queues and publisher confirms, or the database itself (pgmq://) in embedded mode.
+Neither ETA nor countdown is used: `not_before` is in the job row and the sweeper rings.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import kombu
+import sqlalchemy
+from kombu.exceptions import OperationalError as KombuOperationalError
+
+from korrigo_kit.errors import Unavailable
+from korrigo_kit.settings import Settings
+from korrigo_protos.common.v1 import event_pb2
+
+log = logging.getLogger("korrigo.broker")
+
+EVENTS = kombu.Exchange("korrigo.events", type="topic", durable=True)
+# Redelivery of an unacknowledged pgmq message; jobs and inbox make a second delivery harmless.
+VISIBILITY_SECONDS = 60
+
+
+def is_pgmq(settings: Settings) -> bool:
+    """Tell whether the database serves as the broker."""
+    return settings.broker.url.get_secret_value().startswith("pgmq")
+
+
+def broker_url(settings: Settings) -> str:
+    """Return the URL for kombu and Celery."""
+    return "pgmq://" if is_pgmq(settings) else settings.broker.url.get_secret_value()
+
+
+def transport_options(settings: Settings) -> dict[str, Any]:
+    """Return kombu's transport options for the configured broker."""
+    if not is_pgmq(settings):
+        return {
+            "confirm_publish": True,
+            "max_retries": 3,
+            "interval_start": 0.1,
+            "interval_step": 0.2,
+            "interval_max": 1.0,
+            "connect_timeout": 5,
+        }
+    return {
+        # kombu's pgmq transport wants key=value form; a URL with ?host= makes it wait 30 s and fail.
+        "conn_string": _pgmq_conninfo(settings),
+        "init_extension": False,
+        "use_notify": True,
+        "notify_throttle_interval_ms": 0,
+        # Long polling would block one queue after the other; NOTIFY wakes instead, the interval is the safety net.
+        "wait_time_seconds": 0,
+        "polling_interval": 1.0,
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "pool_size": 4,
+        "pool_timeout": 5,
+    }
+
+
+def _pgmq_conninfo(settings: Settings) -> str:
+    from korrigo_kit.credentials import room_url
+
+    given = settings.broker.url.get_secret_value().removeprefix("pgmq://")
+    url = f"postgresql://{given}" if given else room_url(settings.database, "broker")
+    parsed = sqlalchemy.make_url(url)
+    host = parsed.host or str(parsed.query.get("host", ""))
+    parts = {
+        "host": host,
+        "port": str(parsed.port or parsed.query.get("port", "5432")),
+        "dbname": str(parsed.database or ""),
+        "user": str(parsed.username or ""),
+        "password": str(parsed.password or ""),
+        "connect_timeout": "3",
+        "application_name": "korrigo:broker",
+    }
+    return " ".join(f"{key}='{value}'" for key, value in parts.items() if value)
+
+
+def connection(settings: Settings) -> kombu.Connection:
+    """Make a kombu connection; it connects when first used."""
+    return kombu.Connection(
+        broker_url(settings), transport_options=transport_options(settings), heartbeat=10, connect_timeout=5
+    )
+
+
+def event_queue(room: str, routing_keys: Iterable[str]) -> kombu.Queue:
+    """Declare what a room hears: one durable queue, bound by its subscriptions."""
+    return kombu.Queue(
+        f"events.{room}",
+        bindings=[kombu.binding(EVENTS, routing_key=key) for key in sorted(set(routing_keys))],
+        durable=True,
+        queue_arguments=quorum_arguments(),
+    )
+
+
+def job_queue(room: str) -> kombu.Queue:
+    """Declare the queue of a room's bells."""
+    name = f"jobs.{room}"
+    return kombu.Queue(
+        name,
+        kombu.Exchange("korrigo.jobs", type="direct", durable=True),
+        routing_key=name,
+        durable=True,
+        queue_arguments=quorum_arguments(),
+    )
+
+
+def quorum_arguments() -> dict[str, Any]:
+    """Arguments of a quorum queue; an explicit delivery limit, because the default differs between releases.
+
+    A message past the limit is dropped: it was only a bell or a copy of an outbox row.
+    """
+    return {"x-queue-type": "quorum", "x-delivery-limit": 20}
+
+
+class EventPublisher:
+    """Publishes events with confirms; one per relay thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._connection = connection(settings)
+        self._producer: kombu.Producer | None = None
+
+    def publish(self, events: Iterable[event_pb2.Event]) -> None:
+        """Publish events in order; returns when the broker has confirmed all; raises Unavailable."""
+        try:
+            if self._producer is None:
+                self._producer = kombu.Producer(self._connection.default_channel, exchange=EVENTS, auto_declare=True)
+            for event in events:
+                self._producer.publish(
+                    encode(event),
+                    routing_key=f"{event.source}.{event.type}",
+                    serializer="json",
+                    delivery_mode=2,
+                    headers={"request_id": event.request_id, "traceparent": event.traceparent},
+                    timeout=5,
+                    confirm_timeout=5,
+                )
+        except Exception as error:
+            self.close()
+            raise Unavailable("BROKER_UNAVAILABLE", "the broker did not take an event") from error
+
+    def close(self) -> None:
+        """Drop the connection; the next publish opens a new one."""
+        self._producer = None
+        try:
+            self._connection.release()
+        except Exception:  # a dead connection may fail to close in any way
+            log.debug("broker connection did not close cleanly", exc_info=True)
+        self._connection = self._connection.clone()
+
+
+def encode(event: event_pb2.Event) -> dict[str, str]:
+    """Wrap an event as a JSON message."""
+    return {"event": base64.b64encode(event.SerializeToString()).decode()}
+
+
+def decode(body: Mapping[str, str]) -> event_pb2.Event:
+    """Read an event from a JSON message."""
+    return event_pb2.Event.FromString(base64.b64decode(body["event"]))
+
+
+__all__ = ["EVENTS", "EventPublisher", "KombuOperationalError", "connection", "decode", "encode", "event_queue"]

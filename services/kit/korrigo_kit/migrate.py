@@ -1,0 +1,145 @@
+"""Migrations: roles and schemas first, then each room's own steps under its owner's role.
+
+The only writer of schema. Called by `korrigo migrate` (and by `korrigo up` before the rooms start). Revision ids
+are the four digits that a file begins with, so that the head of a room is known without importing alembic.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import sql
+
+from korrigo_kit.credentials import migrate_url, role_password
+from korrigo_kit.errors import Unavailable
+from korrigo_kit.settings import DatabaseSettings
+
+log = logging.getLogger("korrigo.migrate")
+
+# One number for all: migrations of two releases must never run at once.
+ADVISORY_LOCK = 0x6B6F7272
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One room's migrations: its name and the folder that holds `NNNN_slug.py`."""
+
+    room: str
+    folder: Path
+
+    @property
+    def head(self) -> str:
+        """Newest revision id."""
+        return max(path.name[:4] for path in self.folder.glob("[0-9][0-9][0-9][0-9]_*.py"))
+
+
+def connect(settings: DatabaseSettings) -> psycopg.Connection[Any]:
+    """Log in as the role that may create roles and schemas; raises Unavailable."""
+    try:
+        return psycopg.connect(
+            migrate_url(settings), autocommit=True, connect_timeout=settings.connect_timeout_seconds
+        )
+    except psycopg.OperationalError as error:
+        raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached") from error
+
+
+def current(connection: psycopg.Connection[Any], room: str) -> str | None:
+    """Tell the revision a room's schema is at, None when there is no schema."""
+    found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{room}.alembic_version",)).fetchone()
+    if found is None or not found[0]:
+        return None
+    row = connection.execute(sql.SQL("SELECT version_num FROM {}.alembic_version").format(sql.Identifier(room)))
+    version = row.fetchone()
+    return str(version[0]) if version else None
+
+
+def is_current(settings: DatabaseSettings, plans: Sequence[Plan]) -> bool:
+    """Tell whether every room is at its head, without importing alembic."""
+    with connect(settings) as connection:
+        return all(current(connection, plan.room) == plan.head for plan in plans)
+
+
+def migrate(settings: DatabaseSettings, plans: Sequence[Plan]) -> list[str]:
+    """Bring every room to its head; returns `room old -> new` for each that moved."""
+    moved = []
+    with connect(settings) as connection:
+        connection.execute("SET lock_timeout = '60s'")
+        connection.execute("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
+        for plan in plans:
+            _prepare(connection, settings, plan.room)
+            before = current(connection, plan.room)
+            if before != plan.head:
+                _upgrade(settings, plan)
+                moved.append(f"{plan.room} {before or '-'} -> {plan.head}")
+            _grant(connection, plan.room)
+    return moved
+
+
+def _role_exists(connection: psycopg.Connection[Any], role: str) -> bool:
+    return connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is not None
+
+
+def _prepare(connection: psycopg.Connection[Any], settings: DatabaseSettings, room: str) -> None:
+    owner, role = f"korrigo_{room}_owner", f"korrigo_{room}"
+    if not _role_exists(connection, owner):
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(owner)))
+        # PostgreSQL 16 and later no longer make a creator a full member of what he creates.
+        connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(owner)))
+    if getattr(settings, f"{room}_url", None) is None:
+        verb = "ALTER" if _role_exists(connection, role) else "CREATE"
+        connection.execute(
+            sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+                sql.SQL(cast(LiteralString, verb)), sql.Identifier(role), sql.Literal(role_password(settings, role))
+            )
+        )
+    connection.execute(
+        sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(sql.Identifier(room), sql.Identifier(owner))
+    )
+
+
+def _grant(connection: psycopg.Connection[Any], room: str) -> None:
+    schema, role = sql.Identifier(room), sql.Identifier(f"korrigo_{room}")
+    for statement in (
+        "GRANT USAGE ON SCHEMA {} TO {}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO {}",
+        "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {} TO {}",
+    ):
+        connection.execute(sql.SQL(cast(LiteralString, statement)).format(schema, role))
+    # Tables that a room declares append-only by a comment keep INSERT and SELECT only.
+    rows = connection.execute(
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relkind = 'r' AND obj_description(c.oid, 'pg_class') = 'append-only'",
+        (room,),
+    ).fetchall()
+    for (table,) in rows:
+        connection.execute(
+            sql.SQL("REVOKE UPDATE, DELETE, TRUNCATE ON {}.{} FROM {}").format(schema, sql.Identifier(table), role)
+        )
+
+
+def _upgrade(settings: DatabaseSettings, plan: Plan) -> None:
+    import sqlalchemy
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("version_locations", str(plan.folder))
+    config.set_main_option("path_separator", "os")
+    url = sqlalchemy.make_url(migrate_url(settings)).set(drivername="postgresql+psycopg")
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"SET ROLE korrigo_{plan.room}_owner"))
+        connection.execute(sqlalchemy.text(f"SET search_path = {plan.room}"))
+        connection.execute(sqlalchemy.text("SET lock_timeout = '5s'"))
+        connection.commit()
+        config.attributes.update(connection=connection, schema=plan.room)
+        command.upgrade(config, "head")
+        connection.commit()
+    engine.dispose()
+    log.info("schema of %s is at %s", plan.room, plan.head)

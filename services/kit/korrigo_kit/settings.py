@@ -1,0 +1,267 @@
+"""Settings: `KORRIGO_<SECTION>__<KEY>` or a file named by `KORRIGO_<SECTION>__<KEY>_FILE`.
+
+An unknown variable is refused at boot, because a mistyped one that is silently ignored costs a night.
+Kit declares the sections that every room shares; a room adds its own by a model with a `section` name, and the
+front door hands all of them to `load`, so that rooms may share one environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+PREFIX = "KORRIGO_"
+# The only variables without a section (decisions.md, Libraries and numbers).
+UNSECTIONED = {"KORRIGO_HOME", "KORRIGO_ADMIN_PASSWORD"}
+
+
+class SettingsError(Exception):
+    """A setting is unknown, missing or wrong; the message names the variable and never its value."""
+
+
+class Section(BaseModel):
+    """One section of the settings; frozen, unknown keys refused, every field described."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    section: ClassVar[str] = ""
+
+
+class DatabaseSettings(Section):
+    section: ClassVar[str] = "database"
+    url: SecretStr = Field(SecretStr(""), description="PostgreSQL URL; the rooms' roles are derived from it.")
+    migrate_url: SecretStr | None = Field(None, description="URL used by `migrate` only; default: the same URL.")
+    ingest_url: SecretStr | None = Field(None, description="URL of role korrigo_ingest, when it is not derived.")
+    grading_url: SecretStr | None = Field(None, description="URL of role korrigo_grading, when not derived.")
+    render_url: SecretStr | None = Field(None, description="URL of role korrigo_render, when it is not derived.")
+    audit_url: SecretStr | None = Field(None, description="URL of role korrigo_audit, when it is not derived.")
+    pool_size: int = Field(10, ge=1, description="Connections kept per room and process.")
+    pool_overflow: int = Field(20, ge=0, description="Connections opened beyond the pool under load.")
+    connect_timeout_seconds: int = Field(3, ge=1, description="Longest wait for a new connection.")
+    statement_timeout_seconds: float = Field(15, gt=0, description="Longest statement.")
+    lock_timeout_seconds: float = Field(3, gt=0, description="Longest wait for a row lock.")
+    idle_in_transaction_seconds: float = Field(30, gt=0, description="Longest idle time inside a transaction.")
+
+
+class BrokerSettings(Section):
+    section: ClassVar[str] = "broker"
+    url: SecretStr = Field(
+        SecretStr("pgmq://"), description="amqp:// URL of RabbitMQ, or pgmq:// to use the database itself."
+    )
+    management_url: SecretStr | None = Field(None, description="RabbitMQ management API, for unacked counts.")
+
+
+class BlobSettings(Section):
+    section: ClassVar[str] = "blobs"
+    url: str = Field("", description="file:///folder or s3://bucket[/prefix].")
+    endpoint: str | None = Field(None, description="Address of the S3 server when it is not Amazon's.")
+    access_key_id: SecretStr | None = Field(None, description="S3 access key.")
+    secret_access_key: SecretStr | None = Field(None, description="S3 secret key.")
+    region: str | None = Field(None, description="S3 region.")
+
+
+class HttpSettings(Section):
+    section: ClassVar[str] = "http"
+    host: str = Field("127.0.0.1", description="Address to listen on; another than loopback needs TLS or a proxy.")
+    port: int = Field(8088, ge=0, le=65535, description="Port; 0 = any free one, the ready line tells it.")
+    public_url: str = Field("", description="Address that people use, printed on score pages.")
+    allowed_origins: str = Field("", description="Comma-separated origins of browsers besides our own.")
+    allowed_hosts: str = Field("", description="Comma-separated Host names besides loopback and the public URL's.")
+    trusted_proxies: str = Field("", description="Comma-separated addresses whose X-Forwarded-* is believed.")
+    tls_cert: str | None = Field(None, description="Certificate file (PEM).")
+    tls_key: str | None = Field(None, description="Key file (PEM).")
+    threads: int = Field(40, ge=4, description="Requests handled at once per process.")
+
+
+class RpcSettings(Section):
+    section: ClassVar[str] = "rpc"
+    secret: SecretStr = Field(SecretStr(""), description="Shared secret (32 characters or more) between rooms.")
+    listen: str = Field("", description="Where this room listens: host:port or unix:/path; default: its own address.")
+    ingest: str = Field("", description="Address of ingest: host:port or unix:/path.")
+    grading: str = Field("", description="Address of grading.")
+    render: str = Field("", description="Address of render.")
+    audit: str = Field("", description="Address of audit.")
+    deadline_seconds: float = Field(5, gt=0, description="Deadline of a call that names none.")
+    reflection: bool = Field(False, description="Serve gRPC reflection, for development.")
+
+
+class AuthSettings(Section):
+    section: ClassVar[str] = "auth"
+    signing_key: SecretStr | None = Field(None, description="Ed25519 private key (PEM); only grading needs it.")
+    public_keys: str | None = Field(None, description="Ed25519 public keys (PEM, one after another) to verify with.")
+    token_seconds: int = Field(14400, ge=60, description="Life of an access token (domain.md 1.20).")
+
+
+class JobSettings(Section):
+    section: ClassVar[str] = "jobs"
+    lease_seconds: float = Field(30, gt=0, description="Lease of a claimed job.")
+    heartbeat_seconds: float = Field(10, gt=0, description="Time between renewals of the lease.")
+    max_attempts: int = Field(3, ge=1, description="Failures of the work itself before quarantine.")
+    max_lost_leases: int = Field(10, ge=1, description="Lost workers before quarantine.")
+    limit_seconds: float = Field(600, gt=0, description="Longest run of one attempt.")
+    backoff_seconds: float = Field(2, gt=0, description="Wait before the second attempt; doubles after each.")
+    sweep_seconds: float = Field(10, gt=0, description="Time between two sweeps.")
+    concurrency: int = Field(2, ge=1, description="Pool children of one worker.")
+    stall_seconds: float = Field(20, gt=0, description="A worker that claims nothing for so long beside due work ends.")
+
+
+class LogSettings(Section):
+    section: ClassVar[str] = "log"
+    level: str = Field("INFO", description="Lowest level written.")
+    directory: str | None = Field(None, description="Folder of rotating files; default: standard output only.")
+
+
+class OtelSettings(Section):
+    section: ClassVar[str] = "otel"
+    endpoint: str | None = Field(None, description="OTLP gRPC address for traces; none = no export.")
+
+
+KIT_SECTIONS: tuple[type[Section], ...] = (
+    DatabaseSettings,
+    BrokerSettings,
+    BlobSettings,
+    HttpSettings,
+    RpcSettings,
+    AuthSettings,
+    JobSettings,
+    LogSettings,
+    OtelSettings,
+)
+
+S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value came from: a variable, a file or the default."""
+
+    variable: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All sections, validated; `get` hands one out by its model."""
+
+    sections: Mapping[str, Section]
+    origins: Mapping[str, Origin]
+    home: Path | None = None
+    admin_password: SecretStr | None = None
+
+    def get(self, model: type[S]) -> S:
+        """Return a section by its model; it must have been given to `load`."""
+        found = self.sections[model.section]
+        assert isinstance(found, model)
+        return found
+
+    @property
+    def database(self) -> DatabaseSettings:
+        return self.get(DatabaseSettings)
+
+    @property
+    def broker(self) -> BrokerSettings:
+        return self.get(BrokerSettings)
+
+    @property
+    def blobs(self) -> BlobSettings:
+        return self.get(BlobSettings)
+
+    @property
+    def http(self) -> HttpSettings:
+        return self.get(HttpSettings)
+
+    @property
+    def rpc(self) -> RpcSettings:
+        return self.get(RpcSettings)
+
+    @property
+    def auth(self) -> AuthSettings:
+        return self.get(AuthSettings)
+
+    @property
+    def jobs(self) -> JobSettings:
+        return self.get(JobSettings)
+
+    @property
+    def log(self) -> LogSettings:
+        return self.get(LogSettings)
+
+    @property
+    def otel(self) -> OtelSettings:
+        return self.get(OtelSettings)
+
+    def show(self) -> list[tuple[str, str, str]]:
+        """List (variable, value or ***, origin) of every setting, for `korrigo config show`."""
+        rows = []
+        for name, section in self.sections.items():
+            for key in type(section).model_fields:
+                variable = f"{PREFIX}{name.upper()}__{key.upper()}"
+                value = getattr(section, key)
+                text = "***" if isinstance(value, SecretStr) and value.get_secret_value() else str(value)
+                origin = self.origins.get(variable)
+                rows.append((variable, text, origin.kind if origin else "default"))
+        return rows
+
+
+def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the environment; raises SettingsError for an unknown variable or a wrong value."""
+    env = dict(os.environ if environ is None else environ)
+    models = {model.section: model for model in (*KIT_SECTIONS, *rooms)}
+    raw: dict[str, dict[str, Any]] = {name: {} for name in models}
+    origins: dict[str, Origin] = {}
+    unknown = []
+    for variable, value in env.items():
+        if not variable.startswith(PREFIX) or variable in UNSECTIONED:
+            continue
+        found = _resolve(variable, models)
+        if found is None:
+            unknown.append(variable)
+            continue
+        section, key, is_file = found
+        raw[section][key] = _read(variable, value) if is_file else value
+        canonical = f"{PREFIX}{section.upper()}__{key.upper()}"
+        origins[canonical] = Origin(variable, "file" if is_file else "environment")
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise SettingsError(f"unknown settings: {names}; `korrigo config show` lists the known ones")
+    sections = {name: _validate(model, raw[name]) for name, model in models.items()}
+    password = env.get("KORRIGO_ADMIN_PASSWORD")
+    home = env.get("KORRIGO_HOME")
+    return Settings(
+        sections=sections,
+        origins=origins,
+        home=Path(home) if home else None,
+        admin_password=SecretStr(password) if password else None,
+    )
+
+
+def _resolve(variable: str, models: Mapping[str, type[Section]]) -> tuple[str, str, bool] | None:
+    section, separator, key = variable[len(PREFIX) :].lower().partition("__")
+    if not separator or section not in models:
+        return None
+    fields = models[section].model_fields
+    if key in fields:
+        return section, key, False
+    if key.endswith("_file") and key[: -len("_file")] in fields:
+        return section, key[: -len("_file")], True
+    return None
+
+
+def _read(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"{variable}: cannot read the file it names ({error.strerror})") from None
+
+
+def _validate(model: type[S], values: dict[str, Any]) -> S:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "__".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{PREFIX}{model.section.upper()}__{key}: {first['msg']}") from None

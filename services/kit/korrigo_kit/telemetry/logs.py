@@ -1,0 +1,96 @@
+"""JSON logs with the fields of domain.md 1.18: one line, one object, no names of persons.
+
+The request id and the ids of copy, exam and job come from `kit.context`, so that no caller has to pass them.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from korrigo_kit import context
+
+_STANDARD = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+# Told otherwise (trace_id, service), or no business of a log: the principal holds a name.
+_NOT_LOGGED = ("traceparent", "service", "principal")
+# 10 files of 10 MB (domain.md 1.18).
+_FILE_BYTES = 10 * 1024 * 1024
+_FILE_COUNT = 10
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object; exceptions become one string field."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "service": getattr(record, "service", None) or context.get("service") or self._service,
+            "message": record.getMessage(),
+            "module": record.module,
+            "function": record.funcName,
+            "line": record.lineno,
+        }
+        fields.update({key: value for key, value in context.snapshot().items() if key not in _NOT_LOGGED})
+        fields.update({key: value for key, value in record.__dict__.items() if key not in _STANDARD})
+        traceparent = context.get("traceparent")
+        if isinstance(traceparent, str) and traceparent.count("-") == 3:
+            fields["trace_id"] = traceparent.split("-")[1]
+        if record.exc_info:
+            fields["exc_info"] = "".join(traceback.format_exception(*record.exc_info))
+        return orjson.dumps(fields, default=str).decode()
+
+
+def configure(service: str, level: str, directory: str | None) -> None:
+    """Send every log of this process to standard output as JSON, and to a rotating file when a folder is given."""
+    formatter = JsonFormatter(service)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if directory:
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers.append(
+            logging.handlers.RotatingFileHandler(
+                folder / f"{service}.log", maxBytes=_FILE_BYTES, backupCount=_FILE_COUNT, encoding="utf-8"
+            )
+        )
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = handlers
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    # Chatty libraries: their INFO lines say nothing that ours do not.
+    for name in ("uvicorn.access", "httpx", "kombu", "amqp", "celery.worker.strategy", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("uvicorn", "uvicorn.error", "celery", "celery.app.trace"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+class Stopwatch:
+    """Seconds since it was made, on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    @property
+    def milliseconds(self) -> int:
+        return int(self.seconds * 1000)
