@@ -112,6 +112,7 @@ imports: $(VENV)/.dev ## Check the import law (import-linter)
 drift: $(VENV)/.dev ## Check that everything generated is up to date
 	@echo "==> generated files"
 	@$(BIN)/python protos/generate.py --check
+	@if [ -f services/embedded/korrigo/reference.py ]; then $(BIN)/python -m korrigo.reference --check; fi
 
 .PHONY: buf
 buf: ## Lint the protocol files (buf)
@@ -156,6 +157,10 @@ node_modules/.buf-%: package.json
 .PHONY: protos
 protos: $(VENV)/.dev ## Generate the Python code of the protocol files
 	@$(BIN)/python protos/generate.py
+
+.PHONY: reference
+reference: $(VENV)/.embedded ## Generate docs/reference from the settings, errors and metrics in the code
+	@$(BIN)/python -m korrigo.reference
 
 compile_lock = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
 	  $(if $(UPGRADE),--upgrade)
