@@ -212,7 +212,7 @@ class S3Store:
                 self._api.delete(self._store, key)
 
     def list(self) -> Iterator[Blob]:
-        with self._errors(""):
+        with self._errors(None):
             for page in self._api.list(self._store, prefix=f"{self._prefix}cas/"):
                 for item in page:
                     name = item["path"].rpartition("/")[2]
@@ -220,7 +220,7 @@ class S3Store:
                         yield Blob(name, item["size"])
 
     def check(self) -> None:
-        with self._errors(""):
+        with self._errors(None):
             next(iter(self._api.list(self._store, prefix=f"{self._prefix}cas/", chunk_size=1)), None)
 
     def _name(self, sha256: str) -> str:
@@ -278,7 +278,8 @@ class S3Store:
         try:
             yield
         except (FileNotFoundError, known.NotFoundError) as error:
-            if sha256 and "NoSuchBucket" not in str(error):
+            if sha256:
+                self.check()  # HEAD answers 404 for a missing bucket too, which must not look like a lost blob
                 raise not_found(sha256) from error
             raise Unavailable("OBJECT_STORE_UNAVAILABLE", "The bucket does not exist.") from error
         except known.BaseError as error:
