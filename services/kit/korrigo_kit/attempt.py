@@ -80,6 +80,7 @@ def _is_running(runtime: Runtime, job: Job) -> bool:
 
 def _settle(runtime: Runtime, task: Task | None, job: Job, limits: jobs.Limits, error: Exception) -> None:
     ends_at = time.monotonic() + _SETTLE_SECONDS
+    failure = None
     while True:
         try:
             failure = jobs.fail(runtime.db, job, error, limits, task.on_failed if task else None)

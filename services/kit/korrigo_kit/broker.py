@@ -33,7 +33,8 @@ def is_pgmq(settings: Settings) -> bool:
 
 def broker_url(settings: Settings) -> str:
     """Return the URL for kombu and Celery."""
-    return "pgmq://" if is_pgmq(settings) else settings.broker.url.get_secret_value()
+    # The host name is never used (conn_string decides); without one kombu warns at every connection.
+    return "pgmq://localhost" if is_pgmq(settings) else settings.broker.url.get_secret_value()
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
@@ -136,7 +137,8 @@ class EventPublisher:
                     routing_key=f"{event.source}.{event.type}",
                     serializer="json",
                     delivery_mode=2,
-                    headers={"request_id": event.request_id, "traceparent": event.traceparent},
+                    # No headers: kombu's pgmq transport calls send_topic in a form that pgmq lacks when there are
+                    # any (kombu 5.7.0), and the event itself carries request id and trace.
                     timeout=5,
                     confirm_timeout=5,
                 )

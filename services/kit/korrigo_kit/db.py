@@ -89,12 +89,12 @@ class Tx:
     def _execute(self, sql: str, params: Params) -> psycopg.Cursor[dict[str, Any]]:
         cursor = self._connection.cursor(row_factory=dict_row)
         if self._is_started:
-            return cursor.execute(sql, params)  # type: ignore[arg-type]
+            return cursor.execute(sql, params)
         with self._connection.pipeline():
             self._connection.execute(
                 "SELECT set_config('app.actor', %s, true), set_config('app.roles', %s, true)", self._actor
             )
-            cursor.execute(sql, params)  # type: ignore[arg-type]
+            cursor.execute(sql, params)
         self._is_started = True
         return cursor
 
@@ -155,6 +155,11 @@ class Database:
         for action in tx.take_after_commit():
             action()
 
+    def forget_pool(self) -> None:
+        """Drop every idle connection; those in use end with their transactions."""
+        old, self._pool = self._pool, self._pool.recreate()
+        old.dispose()
+
     def _checkout(self) -> sa_pool.PoolProxiedConnection:
         return self._pool.connect()
 
@@ -177,6 +182,7 @@ class _RetryingTx(Tx):
 
     def __init__(self, database: Database, fairy: sa_pool.PoolProxiedConnection, actor: str, roles: str) -> None:
         self._fairy = fairy
+        self._is_dropped = False
         super().__init__(database, _driver(fairy), actor, roles)
 
     def _execute(self, sql: str, params: Params) -> psycopg.Cursor[dict[str, Any]]:
@@ -187,16 +193,21 @@ class _RetryingTx(Tx):
         except psycopg.OperationalError:
             if not self._connection.closed and not self._connection.broken:
                 raise
-            self._fairy.invalidate()
-            self._connection = _driver(self._fairy_again())
+            self._replace_connection()
             return super()._execute(sql, params)
 
-    def _fairy_again(self) -> sa_pool.PoolProxiedConnection:
+    def _replace_connection(self) -> None:
         # Every pooled connection of a restarted server is dead: drop them all rather than meet them one by one.
-        self.database._pool.dispose()
-        self.database._pool = self.database._pool.recreate()
+        self._drop()
+        self.database.forget_pool()
         self._fairy = self.database._checkout()
-        return self._fairy
+        self._is_dropped = False
+        self._connection = _driver(self._fairy)
+
+    def _drop(self) -> None:
+        if not self._is_dropped:
+            self._is_dropped = True
+            self._fairy.invalidate()
 
     def commit(self) -> None:
         self._connection.commit()
@@ -205,12 +216,13 @@ class _RetryingTx(Tx):
         try:
             self._connection.rollback()
         except psycopg.Error:
-            self._fairy.invalidate()
+            self._drop()
 
     def close(self) -> None:
         if self._connection.closed:
-            self._fairy.invalidate()
-        self._fairy.close()
+            self._drop()
+        if not self._is_dropped:
+            self._fairy.close()
 
     def take_after_commit(self) -> list[Callable[[], None]]:
         return self._after_commit

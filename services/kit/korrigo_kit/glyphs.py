@@ -14,7 +14,7 @@ from korrigo_kit.glyphs_table import RANGES
 _FIRSTS = [first for first, _ in RANGES]
 # Left behind by copying from web pages and word processors; they draw nothing, so they are dropped, not refused:
 # soft hyphen, zero-width space, word joiner, byte order mark, variation selectors 15 and 16.
-_DROPPED = {code: None for code in (0x00AD, 0x200B, 0x2060, 0xFEFF, 0xFE0E, 0xFE0F)}
+_DROPPED = dict.fromkeys((0x00AD, 0x200B, 0x2060, 0xFEFF, 0xFE0E, 0xFE0F))
 
 
 def normalise(text: str) -> str:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -94,7 +94,7 @@ def _prepare(connection: psycopg.Connection[Any], settings: DatabaseSettings, ro
         verb = "ALTER" if _role_exists(connection, role) else "CREATE"
         connection.execute(
             sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
-                sql.SQL(cast(LiteralString, verb)), sql.Identifier(role), sql.Literal(role_password(settings, role))
+                sql.SQL(verb), sql.Identifier(role), sql.Literal(role_password(settings, role))
             )
         )
     connection.execute(
@@ -109,7 +109,7 @@ def _grant(connection: psycopg.Connection[Any], room: str) -> None:
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO {}",
         "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {} TO {}",
     ):
-        connection.execute(sql.SQL(cast(LiteralString, statement)).format(schema, role))
+        connection.execute(sql.SQL(statement).format(schema, role))
     # Tables that a room declares append-only by a comment keep INSERT and SELECT only.
     rows = connection.execute(
         "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"

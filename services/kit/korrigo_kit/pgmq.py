@@ -30,7 +30,12 @@ def install(connection: psycopg.Connection[Any], settings: DatabaseSettings) -> 
     from pgmq.install import get_embedded_install_sql
 
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS pgmq AUTHORIZATION {}").format(sql.Identifier(ROLE)))
+    database = sql.Identifier(connection.info.dbname)
     with connection.transaction():
+        # The script says CREATE SCHEMA IF NOT EXISTS, which asks for the right even where the schema exists.
+        connection.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, sql.Identifier(ROLE)))
         connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(ROLE)))
         connection.execute(get_embedded_install_sql())
+        connection.execute("RESET ROLE")
+        connection.execute(sql.SQL("REVOKE CREATE ON DATABASE {} FROM {}").format(database, sql.Identifier(ROLE)))
     return True

@@ -42,7 +42,7 @@ def caller() -> Principal | None:
     return getattr(_caller, "person", None)
 
 
-class _ServerInterceptor(grpc.ServerInterceptor[Any, Any]):
+class _ServerInterceptor(grpc.ServerInterceptor):
     """Request id, deadline, authentication, error mapping and metrics of every unary call."""
 
     def __init__(self, tokens: PeerTokens, service: str) -> None:
@@ -213,7 +213,7 @@ class RpcServer:
         self._server.stop(grace_seconds).wait()
 
 
-class _ClientInterceptor(grpc.UnaryUnaryClientInterceptor[Any, Any]):
+class _ClientInterceptor(grpc.UnaryUnaryClientInterceptor):
     def __init__(self, tokens: PeerTokens, peer: str, deadline_seconds: float) -> None:
         self._tokens = tokens
         self._peer = peer
@@ -235,7 +235,7 @@ class _Details(grpc.ClientCallDetails):
     def __init__(self, method: str, timeout: float, metadata: list[tuple[str, str]]) -> None:
         self.method = method
         self.timeout = timeout
-        self.metadata = metadata
+        self.metadata = tuple(metadata)
         self.credentials = None
         self.wait_for_ready = None
         self.compression = None
@@ -308,7 +308,7 @@ class Channels(inbox.Peer):
 
 def _known(peer: str, error: grpc.RpcError) -> KorrigoError:
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    trailing = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
+    trailing: dict[str, str | bytes] = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
     cls = _BY_STATUS.get(code.name, Bug)
     reason = trailing.get("reason")
     if reason is None:

@@ -73,7 +73,7 @@ def configure(service: str, level: str, directory: str | None) -> None:
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     # Chatty libraries: their INFO lines say nothing that ours do not.
-    for name in ("uvicorn.access", "httpx", "kombu", "amqp", "celery.worker.strategy", "alembic"):
+    for name in ("uvicorn.access", "httpx", "kombu", "amqp", "celery.worker.strategy", "alembic", "psycopg"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error", "celery", "celery.app.trace"):
         logger = logging.getLogger(name)
