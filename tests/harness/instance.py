@@ -17,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import psycopg
+from psycopg import sql
 
 from harness.processes import (
     Child,
@@ -208,17 +210,29 @@ class Embedded(Instance):
         return kinds
 
     def wipe_broker(self) -> None:
-        """Destroy the messages: pgmq's queue tables are emptied through the instance's own database."""
-        done = subprocess.run(
-            [sys.executable, "-c", _WIPE_PGMQ],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise NotReady(f"wiping the embedded broker failed: {done.stderr[-800:]}")
+        """Destroy the messages: every queue of pgmq is emptied in the instance's own database."""
+
+        def wiped() -> bool:
+            with psycopg.connect(self._database_url(), connect_timeout=3) as connection:
+                connection.execute("SET ROLE korrigo_broker")
+                names = [row[0] for row in connection.execute("SELECT queue_name FROM pgmq.meta").fetchall()]
+                for name in names:
+                    table = sql.Identifier("pgmq", f"q_{name}")
+                    connection.execute(sql.SQL("TRUNCATE {}").format(table))
+            return bool(names)
+
+        wait_for("a wiped embedded broker", wiped, seconds=60, every_seconds=0.5)
+
+    def _database_url(self) -> str:
+        # not in the contract: read where the supervisor must put it, in a child's environment
+        for pid in self.children().values():
+            with contextlib.suppress(psutil.Error):
+                found = psutil.Process(pid).environ()
+                if url := found.get("KORRIGO_DATABASE__URL"):
+                    return url
+                if path := found.get("KORRIGO_DATABASE__URL_FILE"):
+                    return Path(path).read_text().strip()
+        raise NotReady("no child tells the URL of the embedded database")
 
     def stop_cleanly(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 30) -> int:
         """Signal the supervisor and return its exit code; the home stays."""
@@ -236,14 +250,3 @@ class Embedded(Instance):
 
     def _roots(self) -> list[int]:
         return [self.up.pid]
-
-
-# the administrator's URL of the embedded database is not part of the contract: see `harness.instance`
-_WIPE_PGMQ = """
-raise SystemExit("not known yet")
-"""
-
-
-def korrigo(*words: str) -> Sequence[str]:
-    """Return the argv of a `korrigo` command."""
-    return [str(KORRIGO), *words]

@@ -124,16 +124,16 @@ def a4_scan(path: Path, labels: Sequence[Label]) -> Path:
         return _write(pdf, path)
 
 
-def a4_booklets(path: Path, *, document: int, booklets: int, pages: int) -> Path:
-    """Write `booklets` x `pages` A4 pages, booklet after booklet."""
-    return a4_scan(path, [Label(document, b, p) for b in range(1, booklets + 1) for p in range(1, pages + 1)])
+def a4_booklets(path: Path, *, document: int, booklets: int, pages: int, first: int = 1) -> Path:
+    """Write `booklets` x `pages` A4 pages, booklet after booklet, numbered from `first`."""
+    return a4_scan(path, [Label(document, b, p) for b in range(first, first + booklets) for p in range(1, pages + 1)])
 
 
-def a3_booklets(path: Path, *, document: int, booklets: int) -> Path:
+def a3_booklets(path: Path, *, document: int, booklets: int, first: int = 1) -> Path:
     """Write folded A3 sheets of four pages: recto [P4 | P1], verso [P2 | P3] (domain.md 1.7)."""
     size = (A4_POINTS[0] * 2, A4_POINTS[1])
     with pikepdf.new() as pdf:
-        for booklet in range(1, booklets + 1):
+        for booklet in range(first, first + booklets):
             for left, right in ((4, 1), (2, 3)):
                 sides = [draw_page(Label(document, booklet, number), header=number == 1) for number in (left, right)]
                 sheet = Image.new("RGB", (sides[0].width * 2, sides[0].height))
