@@ -1,7 +1,7 @@
 """Nothing is lost: copies go from upload to GRADED while processes are killed by a seedable schedule.
 
 A checker outside the product then compares the clients' ledger with the system. CI: 40 copies, 32 faults;
-`KORRIGO_SOAK=1` (make soak): 2 000 copies, 500 faults. `KORRIGO_CHAOS_SEED=N` replays a schedule.
+`KORRIGO_TEST_SOAK=1` (make soak): 2 000 copies, 500 faults. `KORRIGO_CHAOS_SEED=N` replays a schedule.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from harness.production import Production
 from harness.servers import S3, Postgres, RabbitMQ
 from harness.story import Marker
 
-IS_SOAK = os.environ.get("KORRIGO_SOAK") == "1"
+IS_SOAK = os.environ.get("KORRIGO_TEST_SOAK") == "1"
 COPIES, FAULTS = (2000, 500) if IS_SOAK else (40, 32)
 SEED = int(os.environ.get("KORRIGO_CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
 MARKERS = 3
 STALL_SECONDS = 60
-DRAIN_SECONDS = 180
+DRAIN_SECONDS = 1800 if IS_SOAK else 180
+PAUSE = (4.0, 11.0) if IS_SOAK else (3.0, 8.0)
 PATIENCE_SECONDS = 90
 QUESTIONS = {"q1": 8.0, "q2": 12.0}
 
@@ -166,14 +167,9 @@ class Work:
     def guard(self) -> None:
         """No silent stall: something visible moves at least every 60 s while work remains."""
         while not self.over.wait(1):
-            has_work = len(self.ledger.uploads) < len(self.uploads) or self.ledger.silence() > 0
-            if has_work and self.ledger.silence() > STALL_SECONDS and self._may_move():
+            # uploads are spread over the whole schedule, so something is always due within the minute
+            if self.ledger.silence() > STALL_SECONDS:
                 raise AssertionError(f"nothing moved for {self.ledger.silence():.0f} s\n{self.picture()}")
-
-    def _may_move(self) -> bool:
-        # between two uploads everything may be GRADED already: then silence is right
-        done = sum(entry.graded is not None for entry in list(self.ledger.copies.values()))
-        return done < sum(upload.copies for upload in list(self.ledger.uploads))
 
     def picture(self) -> str:
         """Describe where everything stands, for a failed run."""
@@ -230,13 +226,13 @@ def split_production(postgres_server: Postgres, rabbitmq_server: RabbitMQ, s3_se
 @pytest.mark.timeout(7200 if IS_SOAK else 900)
 def test_nothing_is_lost_embedded(embedded: Instance, tmp_path: Path) -> None:
     victims = ["api", "worker", "pool_child", "relay", "sweeper", "postgres"]
-    plan = schedule(SEED, victims, faults=FAULTS, pause=(3.0, 8.0))
+    plan = schedule(SEED, victims, faults=FAULTS, pause=PAUSE)
     run(embedded, tmp_path, Chaos(embedded, SEED, plan, {}), COPIES, FAULTS)
 
 
 @pytest.mark.timeout(7200 if IS_SOAK else 900)
 def test_nothing_is_lost_on_rabbitmq(split_production: Production, tmp_path: Path) -> None:
     victims = ["api", "worker", "pool_child", "relay", "sweeper", "postgres", "rabbitmq"]
-    plan = schedule(SEED, victims, faults=FAULTS, pause=(3.0, 8.0))
+    plan = schedule(SEED, victims, faults=FAULTS, pause=PAUSE)
     servers = {"postgres": split_production.postgres.restart, "rabbitmq": split_production.rabbitmq.restart}
     run(split_production, tmp_path, Chaos(split_production, SEED, plan, servers), COPIES, FAULTS)

@@ -1,6 +1,6 @@
 """schemathesis on the published OpenAPI: whatever is sent, no answer is a 5xx.
 
-CI size by default; `KORRIGO_SOAK=1` sends fifty times as much. A finding prints the seed and a curl line.
+CI size by default; `KORRIGO_TEST_SOAK=1` sends fifty times as much. A finding prints the seed and a curl line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.instance import Instance
 from harness.instances import MakeUser
 from harness.ready import ready_copy
 
-EXAMPLES = "200" if os.environ.get("KORRIGO_SOAK") == "1" else "4"
+EXAMPLES = "200" if os.environ.get("KORRIGO_TEST_SOAK") == "1" else "4"
 SEED = os.environ.get("KORRIGO_FUZZ_SEED", "20260112")
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 

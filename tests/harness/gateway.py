@@ -43,6 +43,15 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
         await sink.drain()
 
 
+async def _answer(upstream: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    while True:
+        head = await upstream.readuntil(b"\r\n\r\n")
+        is_interim = head.split(b" ", 2)[1].startswith(b"1")
+        client.write(head if is_interim else _rewrite(head))
+        if not is_interim:
+            return await _pump(upstream, client)
+
+
 async def _refuse(client: asyncio.StreamWriter) -> None:
     body = json.dumps({"status": 502, "reason": "ROOM_UNREACHABLE", "title": "Bad Gateway"}).encode()
     client.write(
@@ -70,7 +79,7 @@ async def _serve(routes: Routes, reader: asyncio.StreamReader, writer: asyncio.S
         upstream.write(_rewrite(head))
         upload = asyncio.create_task(_pump(reader, upstream))
         try:
-            await _pump(upstream_reader, writer)
+            await _answer(upstream_reader, writer)
         finally:
             upload.cancel()
             await asyncio.gather(upload, return_exceptions=True)
