@@ -268,3 +268,11 @@ def test_a_ledger_of_several_copies_holds(instance: Instance, admin: Client, tmp
     for copy_id in copy_ids:
         ledger.graded(admin.wait_graded(copy_id))
     assert check(ledger, admin, instance, expected_copies=5) == []
+    # the checker itself must see a loss: the ledger is made to claim more than the system was told
+    entry = ledger.copies[copy_ids[0]]
+    lost = ledger.annotating(entry.copy_id, uuid7(), "neverwas")
+    lost.is_acked, lost.version = True, 1
+    entry.scores = {"q1": 0.25, "q2": 20.25}
+    told = "\n".join(check(ledger, admin, instance, expected_copies=6))
+    for sentence in ("5 copies exist, 6", "is lost", "20.5 was acknowledged", "lacks 'neverwas'", "CREATE_ANN"):
+        assert sentence in told
