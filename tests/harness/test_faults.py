@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from harness.faults import WIPE, schedule
 
 VICTIMS = ["api", "worker", "pool_child", "relay", "sweeper", "postgres", "rabbitmq"]
