@@ -149,17 +149,21 @@ class Running:
             processes.send({self.process.pid, *processes.in_session(self.process.pid)}, signal.SIGKILL)
 
     def rotate_log(self) -> None:
-        """Keep the log below its size: copied away and cut, because the child holds it open for appending."""
+        """Keep the log small: its end is copied away and it is cut, because the child holds it open for appending.
+
+        What a child writes during the copy is lost; a child that floods its log loses the older part too.
+        """
         with suppress(OSError):
-            if self.log.stat().st_size < LOG_BYTES:
+            size = self.log.stat().st_size
+            if size < LOG_BYTES:
                 return
             for number in range(LOG_FILES - 1, 1, -1):
                 older = self.log.with_name(f"{self.log.name}.{number - 1}")
                 if older.exists():
                     older.replace(self.log.with_name(f"{self.log.name}.{number}"))
-            with self.log.open("rb") as source, self.log.with_name(f"{self.log.name}.1").open("wb") as kept:
-                while block := source.read(1 << 20):
-                    kept.write(block)
+            with self.log.open("rb") as source:
+                source.seek(size - LOG_BYTES)
+                self.log.with_name(f"{self.log.name}.1").write_bytes(source.read(LOG_BYTES))
             os.truncate(self.log, 0)
 
     def tail(self, lines: int = 12) -> str:

@@ -31,7 +31,7 @@ LONG_LIFE_SECONDS = 30.0  # a child that lived so long starts its back-off anew
 BOOT_FAILURES = 4  # exits (not kills) of one child before it was ever ready: then the start has failed
 _TICK_SECONDS = 0.05
 _REST_SECONDS = 1.0
-_ROTATE_SECONDS = 30.0
+_ROTATE_SECONDS = 5.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -190,6 +190,8 @@ class Supervisor:
     # -------------------------------------------------------------------------------------- stopping
     def _stop(self, selector: selectors.BaseSelector, read_end: int) -> None:
         """Stop in reverse order: whoever others wait for goes last. A second signal hurries everybody."""
+        self._is_ready = False
+        self._write_state()
         in_a_hurry = False
         asked: set[str] = set()
         for running in self._running.values():
