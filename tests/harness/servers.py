@@ -202,6 +202,8 @@ class RabbitMQ:
                 shutil.chown(path, self.user)
         return clean_environment() | {
             "HOME": str(folder),
+            # the script then becomes the Erlang machine instead of its parent: it dies with the tests
+            "RUNNING_UNDER_SYSTEMD": "true",
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"korrigo{self.port}@localhost",
