@@ -128,6 +128,16 @@ def claim(database: Database, job_id: str, worker: str, limits: Limits) -> Job |
     return _job(row) if row else None
 
 
+def next_due(database: Database) -> str | None:
+    """Name the job that has been due longest, so that a free worker need not wait for its bell."""
+    with database.transaction() as tx:
+        row = tx.one(
+            "SELECT id::text AS id FROM jobs WHERE state = 'READY' AND not_before <= clock_timestamp()"
+            " ORDER BY not_before LIMIT 1"
+        )
+    return str(row["id"]) if row else None
+
+
 def _job(row: Mapping[str, Any]) -> Job:
     return Job(
         id=row["id"],

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from celery import shared_task, signals
 
+from korrigo_kit import jobs
 from korrigo_kit.attempt import run_job
 from korrigo_kit.errors import KorrigoError
 from korrigo_kit.ring import TASK
@@ -21,6 +23,9 @@ from korrigo_kit.room import Process, Runtime, Task
 from korrigo_kit.telemetry import logs, traces
 
 log = logging.getLogger("korrigo.pool")
+
+# Well below the visibility timeout of a bell, so that it is not rung twice meanwhile.
+GO_ON_SECONDS = 20.0
 
 
 @dataclass
@@ -46,6 +51,17 @@ def _build(conf: Any) -> _Child:
     return _Child(process, {name: runtime.room.tasks(runtime) for name, runtime in process.runtimes.items()})
 
 
+def _run_while_due(child: _Child, room: str, job_id: str) -> None:
+    # A bell may be late or lost while work waits: a child that is free goes on by itself for a while.
+    runtime, tasks = child.runtime(room), child.tasks[room]
+    ends_at = time.monotonic() + GO_ON_SECONDS
+    following: str | None = job_id
+    while following is not None:
+        if not run_job(runtime, tasks, following):
+            log.debug("job %s was not to be had", following)
+        following = jobs.next_due(runtime.db) if time.monotonic() < ends_at else None
+
+
 @shared_task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
 def run(self: Any, room: str, job_id: str) -> None:
     """Make an attempt at a job; the row decides whether there is anything to do."""
@@ -56,8 +72,7 @@ def run(self: Any, room: str, job_id: str) -> None:
         log.warning("a bell for %s came to a worker that has no such room", room)
         return
     try:
-        if not run_job(_child.runtime(room), _child.tasks[room], job_id):
-            log.debug("job %s was not to be had", job_id)
+        _run_while_due(_child, room, job_id)
     except KorrigoError as error:
         # The claim itself failed (database away): the sweeper will ring again.
         log.warning("job %s waits: %s", job_id, error.reason)

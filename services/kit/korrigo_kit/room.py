@@ -24,13 +24,13 @@ from korrigo_kit.errors import Timeout
 from korrigo_kit.inbox import Subscription
 from korrigo_kit.jobs import Job, OnFailed
 from korrigo_kit.rpc import Channels
-from korrigo_kit.sandbox import Sandbox
 from korrigo_kit.settings import Section, Settings
 
 if TYPE_CHECKING:
     import grpc
     from fastapi import APIRouter
 
+    from korrigo_kit.sandbox import Sandbox
     from korrigo_kit.telemetry.metrics import GaugeSource
 
 
@@ -153,6 +153,8 @@ class Process:
         def sandbox() -> Sandbox:
             with lock:
                 if not made:
+                    from korrigo_kit.sandbox import Sandbox
+
                     made.append(Sandbox(preload))
                     process._stack.callback(made[0].close)
                 return made[0]

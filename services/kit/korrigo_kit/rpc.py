@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -32,7 +32,9 @@ _THREADS = 16
 _OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _BY_STATUS = {cls.grpc_status: cls for cls in reversed(classes())}
 Stub = TypeVar("Stub")
-Handler = grpc.RpcMethodHandler[Any, Any]
+if TYPE_CHECKING:
+    # Generic in the stubs only.
+    _Handler = grpc.RpcMethodHandler[Any, Any]
 
 _caller: threading.local = threading.local()
 
@@ -50,8 +52,8 @@ class _ServerInterceptor(grpc.ServerInterceptor):
         self._service = service
 
     def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Handler | None], details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+        self, continuation: Callable[[grpc.HandlerCallDetails], _Handler | None], details: grpc.HandlerCallDetails
+    ) -> _Handler | None:
         handler = continuation(details)
         if handler is None or handler.unary_unary is None or details.method.startswith(_OPEN_METHODS):
             return handler
@@ -83,7 +85,8 @@ class _ServerInterceptor(grpc.ServerInterceptor):
             room, person = self._tokens.accept(metadata.get("authorization", "").removeprefix("Bearer "))
             _caller.person = person
             answer = inner(request, call)
-            log.info("grpc %s from %s", method, room, extra={"path": method})
+            level = logging.DEBUG if method.endswith("/ListHeads") else logging.INFO  # asked every few seconds
+            log.log(level, "grpc %s from %s", method, room, extra={"path": method})
             metrics.rpc_requests_total.labels(method, "OK").inc()
             return answer
         except KorrigoError as error:

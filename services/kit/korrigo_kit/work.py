@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -202,6 +203,7 @@ def _wait(ready: Any) -> None:
 
 def _run_celery(runtimes: Sequence[Runtime], settings: Settings, ready: Any, registry: str) -> None:
     from celery import signals
+    from celery.exceptions import SecurityWarning
 
     names = [runtime.name for runtime in runtimes]
     app = celery_app(settings, names)
@@ -212,7 +214,10 @@ def _run_celery(runtimes: Sequence[Runtime], settings: Settings, ready: Any, reg
     def on_ready(**_: object) -> None:
         ready()
 
+    # Celery warns of root because of pickle; this worker accepts JSON only, and PDF work drops its privileges.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
+        quiet=True,
         pool="prefork",
         concurrency=settings.jobs.concurrency,
         queues=[f"jobs.{name}" for name in names],

@@ -73,9 +73,9 @@ def configure(service: str, level: str, directory: str | None) -> None:
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     # Chatty libraries: their INFO lines say nothing that ours do not.
-    for name in ("uvicorn.access", "httpx", "kombu", "amqp", "celery.worker.strategy", "alembic", "psycopg"):
+    for name in ("uvicorn.access", "httpx", "kombu", "amqp", "celery.worker.strategy", "alembic", "psycopg", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("uvicorn", "uvicorn.error", "celery", "celery.app.trace"):
+    for name in ("uvicorn", "uvicorn.error", "celery"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
