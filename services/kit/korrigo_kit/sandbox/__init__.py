@@ -14,7 +14,8 @@ Contract for callers and engines:
   hides everything outside the workdir (besides the interpreter, its packages and the system's fonts).
 - Inputs are put INTO the workdir before the run, as copies readable by all (`BlobStore.fetch` does that); never
   hard links to stored blobs and never symbolic links. Outputs are what the engine leaves there.
-- The workdir belongs to one run: it is given to the child's uid and must be removed by the caller.
+- The workdir is given to the child's uid and must be removed by the caller. Runs on the same document may share
+  it one after the other (they get the same uid), runs at the same time or on other documents must not.
 - Everything an engine imports or reads lazily from its own package should be loaded before the drop: name the
   module in `preload`; if it has a function `warm_up()`, the zygote calls it once.
 - No process or thread can be started in the child, and its stdout and stderr are only kept as `detail`.

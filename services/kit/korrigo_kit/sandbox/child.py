@@ -77,6 +77,7 @@ def _outcome(assignment: Assignment, request: dict[str, Any]) -> bytes:
             assignment.zygote,
         )
         os.close(assignment.workdir)
+        os.umask(0o022)  # the owner reads what the engine leaves
         os.environ["TMPDIR"] = "."
         value = level if function is None else function(Path("."), **request["arguments"])
         result = json.dumps({"value": value}).encode()
@@ -145,7 +146,7 @@ def _redirect(noise: int) -> None:
 
 def _close_all_but(keep: Iterable[int]) -> None:
     start = 0
-    for descriptor in sorted(keep):
-        os.closerange(start, descriptor)
+    for descriptor in (*sorted(keep), 1 << 20):
+        if start < descriptor:  # closerange(0, 0) would close everything
+            os.closerange(start, descriptor)
         start = descriptor + 1
-    os.closerange(start, 1 << 20)

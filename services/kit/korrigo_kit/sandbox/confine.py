@@ -86,7 +86,9 @@ def confine(workdir: int, number: int, limits: Limits, base_bytes: int, zygote: 
 def _drop_root(workdir: int, number: int) -> bool:
     if os.geteuid() != 0:
         return False
-    uid = _FIRST_UID + number % _UIDS
+    # A later run in the same folder goes on with the files of the first.
+    owner = os.fstat(workdir).st_uid
+    uid = owner if _FIRST_UID <= owner < _FIRST_UID + _UIDS else _FIRST_UID + number % _UIDS
     try:
         os.fchown(workdir, uid, uid)
         os.fchmod(workdir, 0o700)

@@ -21,6 +21,7 @@ import gc
 import importlib
 import json
 import os
+import secrets
 import select
 import signal
 import socket
@@ -53,7 +54,7 @@ class Zygote:
         self._control = control
         self._owner = os.getppid()
         self._base_bytes = _address_space_bytes()
-        self._number = 0
+        self._number = secrets.randbelow(1 << 16)  # the zygotes of two rooms do not count alike
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._by_pidfd: dict[int, _Run] = {}
