@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
+from korrigo.settings import SECTIONS
 from korrigo_kit.room import Room
 from korrigo_kit.settings import Section, Settings, load
 
@@ -22,8 +23,8 @@ def rooms(names: Sequence[str] = NAMES) -> list[Room]:
 
 
 def sections() -> list[type[Section]]:
-    """List every room's own settings, so that rooms may share one environment."""
-    found: list[type[Section]] = []
+    """List the front door's and every room's own settings, so that all may share one environment."""
+    found: list[type[Section]] = [*SECTIONS]
     for name in NAMES:
         module = importlib.import_module(f"korrigo_{name}.settings")
         found.extend(module.SECTIONS)

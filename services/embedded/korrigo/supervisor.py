@@ -29,6 +29,7 @@ FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
 LONG_LIFE_SECONDS = 30.0  # a child that lived so long starts its back-off anew
 BOOT_FAILURES = 4  # exits (not kills) of one child before it was ever ready: then the start has failed
+HOPELESS = 78  # sysexits.h EX_CONFIG: the settings are wrong, another try cannot help
 _TICK_SECONDS = 0.05
 _REST_SECONDS = 1.0
 _ROTATE_SECONDS = 5.0
@@ -168,6 +169,7 @@ class Supervisor:
             text = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             self._note(running, text)
             if code >= 0:  # somebody's kill says nothing about the child
+                running.failures += BOOT_FAILURES if code == HOPELESS else 0
                 self._count_failure(running, text)
             self._delay(running)
         self._write_state()

@@ -1,0 +1,114 @@
+"""What `korrigo up` sets: values of the normal settings, derived from the home.
+
+Nothing of the product knows that it is embedded. `korrigo up` gives these variables to its children; the other
+commands take them too when they meet a home and no database of their own, so that `korrigo user list` works on
+the instance that runs. A variable that the caller has set himself is left as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from korrigo.home import Home, keep_secret, replace_file
+from korrigo_kit.errors import Invalid, Unavailable
+
+ROOMS = ("ingest", "grading", "render", "audit")
+MIN_PASSWORD = 12
+# PKCS #8 frame of an Ed25519 private key (RFC 8410, 7): the 32 random bytes follow.
+_ED25519_FRAME = bytes.fromhex("302e020100300506032b657004220420")
+
+
+def has(environ: Mapping[str, str], variable: str) -> bool:
+    """Tell whether the caller has set a variable, directly or as a file."""
+    return bool(environ.get(variable) or environ.get(f"{variable}_FILE"))
+
+
+def is_embedded(environ: Mapping[str, str]) -> bool:
+    """Tell whether the database is ours to run."""
+    return not has(environ, "KORRIGO_DATABASE__URL")
+
+
+def derive(home: Home, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a child of this home's instance."""
+    sockets = home.socket_folder()
+    own = {
+        "KORRIGO_BROKER__URL": "pgmq://",
+        "KORRIGO_BLOBS__URL": f"file://{home.blobs}",
+        **{f"KORRIGO_RPC__{room.upper()}": f"unix:{sockets}/rpc-{room}.sock" for room in ROOMS},
+    }
+    files = {
+        "KORRIGO_DATABASE__URL": database_url_file(home),
+        "KORRIGO_RPC__SECRET": home.secrets / "rpc-secret",
+        "KORRIGO_AUTH__SIGNING_KEY": home.secrets / "signing-key.pem",
+    }
+    found = {name: value for name, value in environ.items() if value or not name.startswith("KORRIGO_")}
+    found["KORRIGO_HOME"] = str(home.root)
+    found |= {name: value for name, value in own.items() if not has(environ, name)}
+    found |= {f"{name}_FILE": str(path) for name, path in files.items() if not has(environ, name)}
+    return found
+
+
+def database_url_file(home: Home) -> Path:
+    """Return the path of the file that holds the administrator's URL of the embedded database."""
+    return home.secrets / "database-url"
+
+
+def make_secrets(home: Home) -> None:
+    """Make what is secret in this installation, once."""
+    home.secret("rpc-secret")
+    keep_secret(home.secrets / "signing-key.pem", _signing_key())
+
+
+def _signing_key() -> str:
+    # Written by hand: the library that could do it would stay in the supervisor's memory.
+    body = base64.b64encode(_ED25519_FRAME + secrets.token_bytes(32)).decode()
+    return f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----"
+
+
+def check_words(words: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a word that is not one of the known; raises Invalid UNKNOWN_NAME."""
+    for word in words:
+        if word not in known:
+            raise Invalid("UNKNOWN_NAME", f"{word} is none of {', '.join(known)}")
+
+
+def attach() -> None:
+    """Let this process use the instance of its home, unless it was given a database.
+
+    Raises Unavailable NOT_SET_UP when there is neither.
+    """
+    if not is_embedded(os.environ):
+        return
+    home = Home.locate()
+    if not database_url_file(home).exists():
+        raise Unavailable(
+            "NOT_SET_UP", f"no KORRIGO_DATABASE__URL, and no instance in {home.root}: start one with `korrigo up`"
+        )
+    os.environ.update(derive(home, os.environ))
+
+
+def admin_password(home: Home, environ: Mapping[str, str], *, is_first_start: bool) -> tuple[str, bool]:
+    """Return the first password of user admin ("" = none is due) and whether it was made now.
+
+    Raises Invalid PASSWORD_TOO_SHORT for a given one that is too short.
+    """
+    given = environ.get("KORRIGO_ADMIN_PASSWORD", "")
+    if given:
+        if len(given) < MIN_PASSWORD:
+            raise Invalid("PASSWORD_TOO_SHORT", f"KORRIGO_ADMIN_PASSWORD needs at least {MIN_PASSWORD} characters")
+        return given, False
+    if not is_first_start:
+        return "", False
+    is_new = not home.admin_password_file.exists()
+    return keep_secret(home.admin_password_file, secrets.token_urlsafe(15)), is_new
+
+
+def note_database(home: Home, url: str) -> None:
+    """Write down the administrator's URL for the children (it changes when the home is moved)."""
+    path = database_url_file(home)
+    if not path.exists() or path.read_text().strip() != url:
+        replace_file(path, url + "\n")
