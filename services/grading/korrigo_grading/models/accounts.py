@@ -48,6 +48,12 @@ def find(tx: Tx, user_id: str) -> Account | None:
     return account(row) if row else None
 
 
+def find_by_key(tx: Tx, key: str) -> Account | None:
+    """Read an account by its folded name."""
+    row = tx.one(f"SELECT {_COLUMNS} FROM users WHERE account_key = %s AND NOT is_system", (key,))
+    return account(row) if row else None
+
+
 def lock(tx: Tx, user_id: str) -> Account | None:
     """Read an account by id and keep everybody else from changing it until the commit."""
     row = tx.one(f"SELECT {_COLUMNS} FROM users WHERE id = %s AND NOT is_system FOR NO KEY UPDATE", (user_id,))
@@ -182,9 +188,7 @@ def refuse(tx: Tx, sessions: Sequence[tuple[str, int]]) -> None:
 
 def prune_sessions(tx: Tx, days: int) -> int:
     """Delete sessions that ended long ago."""
-    return tx.run(
-        "DELETE FROM sessions WHERE expires_at < clock_timestamp() - make_interval(days => %s)", (days,)
-    )
+    return tx.run("DELETE FROM sessions WHERE expires_at < clock_timestamp() - make_interval(days => %s)", (days,))
 
 
 # ------------------------------------------------------------------------------------------------------ attempts

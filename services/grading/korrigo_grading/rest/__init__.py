@@ -1,0 +1,14 @@
+"""HTTP face of grading: one module per kind of resource, each with its router `api`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+
+from korrigo_grading.rest import accounts, exams
+
+
+def routers() -> Sequence[APIRouter]:
+    """Return the routers, in the order of the documentation."""
+    return (accounts.api, exams.api)

@@ -1,0 +1,52 @@
+"""Wiring of grading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from korrigo_grading import settings
+from korrigo_kit.room import Periodic, Room, Runtime
+
+if TYPE_CHECKING:
+    import grpc
+    from fastapi import APIRouter
+
+    from korrigo_kit.telemetry.metrics import GaugeSource
+
+
+def _routers(rt: Runtime) -> Sequence[APIRouter]:
+    from korrigo_grading import rest
+
+    return rest.routers()
+
+
+def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
+    from korrigo_grading.rpc import ExamService
+    from korrigo_protos.grading.v1 import grading_pb2_grpc
+
+    return [lambda server: grading_pb2_grpc.add_ExamServiceServicer_to_server(ExamService(rt), server)]
+
+
+def _periodic(rt: Runtime) -> Sequence[Periodic]:
+    from korrigo_grading.flows import sessions
+
+    return [Periodic("prune-logins", 600, sessions.prune)]
+
+
+def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
+    from korrigo_grading.metrics import gauges
+
+    return gauges(rt)
+
+
+ROOM = Room(
+    name="grading",
+    migrations=Path(__file__).parent / "migrations",
+    settings=settings.SECTIONS,
+    routers=_routers,
+    servicers=_servicers,
+    periodic=_periodic,
+    gauges=_gauges,
+)
