@@ -19,7 +19,8 @@ def append(tx: Tx, event: event_pb2.Event) -> None:
         " INSERT INTO records (subject_type, subject_id, source, source_seq, seq, id, type, action, actor_id, at,"
         "   happened_at, metadata, request_id, leaf, leaf_hash)"
         " SELECT %(subject_type)s, %(subject_id)s, %(source)s, %(source_seq)s, last_seq, %(id)s, %(type)s,"
-        "   %(action)s, %(actor_id)s, %(at)s::text, %(at)s::text::timestamptz, %(metadata)s, %(request_id)s, %(leaf)s, %(hash)s"
+        "   %(action)s, %(actor_id)s, %(at)s::text, %(at)s::text::timestamptz, %(metadata)s, %(request_id)s,"
+        "   %(leaf)s, %(hash)s"
         " FROM head",
         {
             "subject_type": event.stream.subject_type,

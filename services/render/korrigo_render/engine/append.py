@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pikepdf
-from korrigo_kit.sandbox import EngineError
 
+from korrigo_kit.sandbox import EngineError
 from korrigo_render.engine.canvas import Canvas, Inks
+from korrigo_render.engine.font import faces
 from korrigo_render.engine.manifest import Annotation, Manifest, load
 from korrigo_render.engine.overlay import Moved, Overlay
 from korrigo_render.engine.score_page import A4, Report
@@ -26,6 +27,11 @@ from korrigo_render.engine.update import Update
 
 _CHUNK = 1 << 20
 _PLAIN_KEY = re.compile(r"/[A-Za-z0-9_.+-]*")
+
+
+def warm_up() -> None:
+    """Parse the fonts before the sandbox closes the door to the package's files; the zygote calls it once."""
+    faces()
 
 
 def append(
@@ -43,7 +49,7 @@ def append(
         _check_pages(order, opened)
         drawing = _draw(order, opened)
     except pikepdf.PdfError as error:
-        raise EngineError("SOURCE_UNREADABLE", f"the source cannot be parsed: {error!s:.200}") from error
+        raise EngineError("SOURCE_UNREADABLE", "the source cannot be parsed", detail=str(error)) from error
     finally:
         opened.close()
     target = workdir / out
@@ -145,9 +151,10 @@ def _put_page(
     )
     added = {overlay_name: f"{form} 0 R"}
     balance = page.balance()
-    if balance.underflows:  # its own operators stay together, inside a form that contains the imbalance
+    apart = page.decoded_contents() if balance.must_stand_apart else None
+    if apart is not None:  # inside a form, whose end ends everything
         inner, inner_name = update.reserve(), _free_name("/KorrigoPage", forms)
-        _put_content_as_form(update, inner, page)
+        _put_content_as_form(update, inner, page, apart)
         added[inner_name] = f"{inner} 0 R"
         after = update.shared_stream(f"q {inner_name} Do Q q {overlay_name} Do Q".encode())
         contents = [f"{after} 0 R"]
@@ -167,11 +174,11 @@ def _put_page(
         kids.replace(page, f"{number} 0 R")
 
 
-def _put_content_as_form(update: Update, number: int, page: SourcePage) -> None:
+def _put_content_as_form(update: Update, number: int, page: SourcePage, content: bytes) -> None:
     everywhere = "[-100000 -100000 100000 100000]"
     own = page.attribute("/Resources")
     names = f"/Resources {_text(own)}" if own is not None else "/Resources<<>>"
-    update.put_stream(number, f"/Type/XObject/Subtype/Form/BBox{everywhere}{names}", page.decoded_contents())
+    update.put_stream(number, f"/Type/XObject/Subtype/Form/BBox{everywhere}{names}", content)
 
 
 def _put_score_page(update: Update, opened: Source, inks: Inks, canvas: Canvas) -> int:
@@ -196,6 +203,7 @@ def _write(source: Path, target: Path, update: Update, opened: Source, expected_
             digest.update(chunk)
             writer.write(chunk)
         if digest.hexdigest() != expected_sha256:
+            target.unlink()
             raise EngineError("SOURCE_CHANGED", "the source is not the file that the manifest names")
         tail = update.write(opened.size, expected_sha256, ends_in_newline=opened.ends_in_newline)
         digest.update(tail)

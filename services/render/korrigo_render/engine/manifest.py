@@ -26,9 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from korrigo_kit.sandbox import EngineError
-
 from korrigo_kit.glyphs import normalise
+from korrigo_kit.sandbox import EngineError
 
 Kind = Literal["COMMENT", "HIGHLIGHT", "ERROR", "BONUS", "TEXT", "INK", "STAMP"]
 KINDS: tuple[Kind, ...] = ("COMMENT", "HIGHLIGHT", "ERROR", "BONUS", "TEXT", "INK", "STAMP")
@@ -102,7 +101,7 @@ def load(path: Path) -> Manifest:
         document = json.loads(path.read_bytes())
         return _manifest(document)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EngineError("MANIFEST_INVALID", f"the manifest cannot be read: {error!r:.200}") from error
+        raise EngineError("MANIFEST_INVALID", "the manifest cannot be read", detail=repr(error)[:500]) from error
 
 
 def _manifest(d: Mapping[str, Any]) -> Manifest:

@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import pikepdf
-from korrigo_kit.sandbox import EngineError
 from pikepdf.models import PdfParsingError
 
+from korrigo_kit.sandbox import EngineError
 from korrigo_render.engine.update import Tail
 
 _LETTER = (0.0, 0.0, 612.0, 792.0)  # what PDFium and MuPDF assume for a page without a usable MediaBox
@@ -47,19 +48,21 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """`closing`: operators that end what the content left open. `underflows`: it restores more than it saved.
+    """How a page's content ends. `closing`: operators that end what it left open.
 
-    Viewers ignore a Q too many; a q put before the content would give it something to restore and change the page.
+    `must_stand_apart`: it restores more than it saved (viewers ignore a Q too many; a q put before the content would
+    give it something to restore and change the page), or it ends inside an object that would swallow what follows.
     """
 
     closing: str
-    underflows: bool
+    must_stand_apart: bool
 
 
 @dataclass(slots=True)
 class SourcePage:
     """One leaf of the page tree. `reference` is None for a leaf written inside its parent's /Kids."""
 
+    pdf: pikepdf.Pdf = field(repr=False)
     node: pikepdf.Dictionary
     reference: Reference | None
     parent: pikepdf.Dictionary
@@ -96,15 +99,11 @@ class SourcePage:
 
     def contents(self) -> list[str]:
         """List references to the page's content streams, in order."""
-        found = self.node.get("/Contents")
-        if isinstance(found, pikepdf.Stream):
-            return [_reference_text(found)]
-        if isinstance(found, pikepdf.Array):
-            return [_reference_text(part) for part in found.as_list() if isinstance(part, pikepdf.Stream)]
-        return []
+        return [_reference_text(stream) for stream in self._streams()]
 
     def balance(self) -> Balance:
         """Tell what the page's content leaves open, so that the overlay is not scaled, clipped or hidden with it."""
+        self.pdf.get_warnings()  # those of earlier work; reading the list empties it
         depth = lowest = marked = 0
         in_text = False
         for operator in self._balance_operators():
@@ -112,17 +111,23 @@ class SourcePage:
             lowest = min(lowest, depth)
             marked = max(0, marked + {"BMC": 1, "BDC": 1, "EMC": -1}.get(operator, 0))
             in_text = operator == "BT" or (in_text and operator != "ET")
-        return Balance("ET\n" * in_text + "EMC\n" * marked + "Q\n" * (depth - lowest), lowest < 0)
+        is_cut_short = bool(self.pdf.get_warnings())
+        return Balance("ET\n" * in_text + "EMC\n" * marked + "Q\n" * (depth - lowest), lowest < 0 or is_cut_short)
 
-    def decoded_contents(self) -> bytes:
-        """Return the page's whole content, decoded."""
-        pikepdf.Page(self.node).contents_coalesce()
-        return bytes(self.node["/Contents"].read_bytes())
+    def decoded_contents(self) -> bytes | None:
+        """Return the page's whole content, decoded; None when a stream cannot be decoded."""
+        try:
+            return b"\n".join(stream.read_bytes() for stream in self._streams())
+        except pikepdf.PdfError:
+            return None
 
-    def _balance_operators(self) -> Iterator[str]:
+    def _streams(self) -> list[pikepdf.Stream]:
         found = self.node.get("/Contents")
         parts = found.as_list() if isinstance(found, pikepdf.Array) else [found]
-        lengths = [part.get("/Length", 0) for part in parts if isinstance(part, pikepdf.Stream)]
+        return [part for part in parts if isinstance(part, pikepdf.Stream)]
+
+    def _balance_operators(self) -> Iterator[str]:
+        lengths = [stream.get("/Length", 0) for stream in self._streams()]
         if not lengths or sum(int(length) for length in lengths) > _BALANCE_LIMIT:
             return
         try:
@@ -138,6 +143,7 @@ class Source:
     """An open source."""
 
     pdf: pikepdf.Pdf
+    file: BinaryIO
     tail: Tail
     pages: list[SourcePage]
     root_pages: pikepdf.Dictionary
@@ -147,64 +153,68 @@ class Source:
     def close(self) -> None:
         """Release the file."""
         self.pdf.close()
+        self.file.close()
 
 
 def open_source(path: Path) -> Source:
     """Open and walk a source; EngineError SOURCE_UNREADABLE when it cannot be built upon."""
     try:
-        # Pushing inherited attributes down would give pages references to objects that the file does not hold.
-        pdf = pikepdf.open(path, attempt_recovery=False, suppress_warnings=True, inherit_page_attributes=False)
-    except pikepdf.PasswordError as error:
-        raise EngineError("SOURCE_UNREADABLE", "the source is encrypted") from error
-    except (pikepdf.PdfError, OSError, RuntimeError, ValueError) as error:
-        raise EngineError("SOURCE_UNREADABLE", f"the source cannot be opened: {_said(error, path)}") from error
+        # Opened here because the library would make the name absolute, which the sandbox cannot reach.
+        file = path.open("rb")
+    except OSError as error:
+        raise EngineError("SOURCE_UNREADABLE", "the source cannot be read", detail=str(error)) from error
     try:
-        return _read(pdf, path)
+        # Pushing inherited attributes down would give pages references to objects that the file does not hold.
+        pdf = pikepdf.open(
+            file,
+            attempt_recovery=False,
+            suppress_warnings=True,
+            inherit_page_attributes=False,
+            access_mode=pikepdf.AccessMode.mmap,
+        )
+        return _read(pdf, file)
     except EngineError:
-        pdf.close()
+        file.close()
         raise
-    except (pikepdf.PdfError, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-        pdf.close()
-        raise EngineError("SOURCE_UNREADABLE", f"the source cannot be parsed: {_said(error, path)}") from error
+    except pikepdf.PasswordError as error:
+        file.close()
+        raise EngineError("SOURCE_UNREADABLE", "the source is encrypted", detail=str(error)) from error
+    except (pikepdf.PdfError, OSError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        file.close()
+        raise EngineError("SOURCE_UNREADABLE", "the source cannot be parsed", detail=str(error)) from error
 
 
-def _said(error: Exception, path: Path) -> str:
-    """Return the library's message without the name of our working folder."""
-    return str(error).replace(str(path), "source.pdf")[:200]
-
-
-def _read(pdf: pikepdf.Pdf, path: Path) -> Source:
+def _read(pdf: pikepdf.Pdf, file: BinaryIO) -> Source:
     if pdf.is_encrypted:
         raise EngineError("SOURCE_UNREADABLE", "the source is encrypted")
     root_pages = pdf.Root.get("/Pages")
     if not isinstance(root_pages, pikepdf.Dictionary) or not root_pages.is_indirect:
         raise EngineError("SOURCE_UNREADABLE", "the source has no page tree")
-    pages = list(_walk(root_pages))
+    pages = list(_walk(pdf, root_pages))
     seen: set[Reference] = set()
     for page in pages:
         if page.reference is not None:
             page.is_repeated = page.reference in seen
             seen.add(page.reference)
-    with path.open("rb") as file:
-        head = file.read(1024)
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 2048))
-        end = file.read()
-    tail = _tail(pdf, path, head, end)
+    file.seek(0)
+    head = file.read(1024)
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 2048))
+    end = file.read()
+    tail = _tail(pdf, file, head, end)
     if tail is None:
         raise EngineError("SOURCE_UNREADABLE", "the source does not end as a PDF does")
-    return Source(pdf, tail, pages, root_pages, end.endswith((b"\n", b"\r")), size)
+    return Source(pdf, file, tail, pages, root_pages, end.endswith((b"\n", b"\r")), size)
 
 
-def _tail(pdf: pikepdf.Pdf, path: Path, head: bytes, end: bytes) -> Tail | None:
+def _tail(pdf: pikepdf.Pdf, file: BinaryIO, head: bytes, end: bytes) -> Tail | None:
     header_at = head.find(b"%PDF-")
     marks = re.findall(rb"startxref\s+(\d+)", end)
     if header_at < 0 or not marks or not pdf.Root.is_indirect:
         return None
     at = int(marks[-1])
-    with path.open("rb") as file:
-        file.seek(at + header_at)
-        found = re.match(rb"\s*(?:(xref)\b|\d+\s+\d+\s+obj\b)", file.read(64))
+    file.seek(at + header_at)
+    found = re.match(rb"\s*(?:(xref)\b|\d+\s+\d+\s+obj\b)", file.read(64))
     if found is None:
         return None
     next_number = _next_number(pdf)
@@ -235,7 +245,7 @@ def _unlisted(pdf: pikepdf.Pdf, next_number: int) -> tuple[int, ...]:
     return tuple(number for number in gap if pdf.get_object((number, 0)) is None)
 
 
-def _walk(root: pikepdf.Dictionary) -> Iterator[SourcePage]:
+def _walk(pdf: pikepdf.Pdf, root: pikepdf.Dictionary) -> Iterator[SourcePage]:
     """Yield the leaves in order; a node met twice on the way down ends that branch."""
     count = 0
     # (node, inherited by its kids, numbers of the nodes above, next kid)
@@ -259,7 +269,7 @@ def _walk(root: pikepdf.Dictionary) -> Iterator[SourcePage]:
         count += 1
         if count > _MOST_PAGES:
             raise EngineError("SOURCE_UNREADABLE", f"the source has more than {_MOST_PAGES} pages")
-        yield SourcePage(kid, reference, node, node.objgen if node.is_indirect else None, at, inherited)
+        yield SourcePage(pdf, kid, reference, node, node.objgen if node.is_indirect else None, at, inherited)
 
 
 def _inherit(above: dict[str, pikepdf.Object], node: pikepdf.Dictionary) -> dict[str, pikepdf.Object]:

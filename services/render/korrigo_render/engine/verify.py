@@ -7,10 +7,13 @@ file, so a mistake in the writer cannot hide here.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pypdfium2
+
 from korrigo_kit.sandbox import EngineError
 
 _CHUNK = 1 << 20
@@ -27,12 +30,9 @@ def verify(
     FINAL_INVALID.
     """
     sha256, size = _compare_prefix(workdir / final, workdir / source)
-    source_pages = _page_count(workdir / source)
-    try:
-        document = pypdfium2.PdfDocument(workdir / final)
-    except pypdfium2.PdfiumError as error:
-        raise EngineError("FINAL_INVALID", f"the final PDF does not open: {error!s:.200}") from error
-    try:
+    with _document(workdir / source, "SOURCE_UNREADABLE") as document:
+        source_pages = len(document)
+    with _document(workdir / final, "FINAL_INVALID") as document:
         pages = len(document)
         if pages != expected_pages or pages <= source_pages:
             raise EngineError("FINAL_INVALID", f"the final PDF has {pages} pages, {expected_pages} were expected")
@@ -40,8 +40,6 @@ def verify(
         rendered = [*touched, *range(source_pages, pages)]
         for index in rendered:
             _render(document, index)
-    finally:
-        document.close()
     return {"pages": pages, "source_pages": source_pages, "rendered": rendered, "sha256": sha256, "size": size}
 
 
@@ -61,15 +59,18 @@ def _compare_prefix(final: Path, source: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _page_count(path: Path) -> int:
-    try:
-        document = pypdfium2.PdfDocument(path)
-    except pypdfium2.PdfiumError as error:
-        raise EngineError("SOURCE_UNREADABLE", f"the source does not open: {error!s:.200}") from error
-    try:
-        return len(document)
-    finally:
-        document.close()
+@contextmanager
+def _document(path: Path, reason: str) -> Iterator[pypdfium2.PdfDocument]:
+    # Opened here because the library would make the name absolute, which the sandbox cannot reach.
+    with path.open("rb") as file:
+        try:
+            document = pypdfium2.PdfDocument(file)
+        except pypdfium2.PdfiumError as error:
+            raise EngineError(reason, f"{path.name} does not open", detail=str(error)) from error
+        try:
+            yield document
+        finally:
+            document.close()
 
 
 def _render(document: pypdfium2.PdfDocument, index: int) -> None:

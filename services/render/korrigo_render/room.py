@@ -1,0 +1,42 @@
+"""Wiring of render."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from korrigo_kit.room import Room, Runtime
+from korrigo_render import settings
+from korrigo_render.consumer import subscriptions
+from korrigo_render.tasks import tasks
+
+if TYPE_CHECKING:
+    import grpc
+
+    from korrigo_kit.telemetry.metrics import GaugeSource
+
+
+def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
+    from korrigo_protos.render.v1 import render_pb2_grpc
+    from korrigo_render.rpc import RenderService
+
+    return [lambda server: render_pb2_grpc.add_RenderServiceServicer_to_server(RenderService(rt), server)]
+
+
+def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
+    from korrigo_render.metrics import gauges
+
+    return gauges(rt)
+
+
+ROOM = Room(
+    name="render",
+    migrations=Path(__file__).parent / "migrations",
+    settings=settings.SECTIONS,
+    servicers=_servicers,
+    subscriptions=subscriptions,
+    tasks=tasks,
+    gauges=_gauges,
+    sandbox_preload=("korrigo_render.engine.append", "korrigo_render.engine.verify"),
+)
