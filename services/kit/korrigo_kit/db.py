@@ -244,7 +244,7 @@ def _translated() -> Iterator[None]:
         raise Unavailable("DATABASE_BUSY", "somebody else is changing the same thing; try again") from error
     except (psycopg.DataError, UnicodeEncodeError) as error:
         # A NUL or a lone surrogate in a text, a number out of range: the value cannot be stored, whoever sent it.
-        raise Invalid("INVALID_VALUE", "a value cannot be stored: it holds a character or a number out of range") from error
+        raise Invalid("INVALID_VALUE", "a value holds a character or a number that cannot be stored") from error
     except (psycopg.OperationalError, psycopg.InterfaceError, sa_errors.TimeoutError) as error:
         log.warning("database unavailable: %s", type(error).__name__)
         raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached; try again") from error

@@ -24,7 +24,7 @@ def new_id() -> str:
 
 
 def random_code(length: int = 6) -> str:
-    """Make a random, non-sequential code in Crockford's alphabet (domain.md 1.10: it must not follow the scan order)."""
+    """Make a random code in Crockford's alphabet (domain.md 1.10: it must not follow the scan order)."""
     return "".join(secrets.choice(CROCKFORD) for _ in range(length))
 
 

@@ -150,7 +150,9 @@ def catch_up(database: Database, subscription: Subscription, peer: Peer) -> int:
     """
     kind = ",".join(subscription.types)
     with database.transaction() as tx:
-        row = tx.one("SELECT looked_at_ms FROM inbox_looks WHERE source = %s AND kind = %s", (subscription.source, kind))
+        row = tx.one(
+            "SELECT looked_at_ms FROM inbox_looks WHERE source = %s AND kind = %s", (subscription.source, kind)
+        )
     since = max(0, (row["looked_at_ms"] if row else 0) - LOOK_BACK_MS)
     page, applied, is_whole, first_now = "", 0, True, 0
     while True:

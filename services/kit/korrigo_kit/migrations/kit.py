@@ -1,4 +1,4 @@
-"""The tables that every room has from kit; a room's migration calls the step by its number, and a step never changes."""
+"""The tables that every room has from kit: a room's migration calls a step by its number; a step never changes."""
 
 from __future__ import annotations
 

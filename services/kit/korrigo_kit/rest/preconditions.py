@@ -9,7 +9,7 @@ from fastapi import Header
 
 from korrigo_kit.errors import Stale
 
-IfMatch = Annotated[str | None, Header(alias="If-Match", description="ETag of the version that the change is based on.")]
+IfMatch = Annotated[str | None, Header(alias="If-Match", description="ETag of the version that the change builds on.")]
 
 
 def etag(version: int | str) -> str:

@@ -59,6 +59,7 @@ class Sandbox:
         self._import_paths = tuple(import_paths)
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
+        self._level: dict[str, bool | int] | None = None
 
     def __enter__(self) -> Sandbox:
         return self
@@ -89,12 +90,12 @@ class Sandbox:
         return result
 
     def level(self) -> dict[str, bool | int]:
-        """Return the protections achieved here, measured in a trial child; health shows it."""
-        with tempfile.TemporaryDirectory(prefix="korrigo-sandbox-") as folder:
-            achieved = self.run("", {}, workdir=Path(folder), limits=Limits(wall_seconds=10.0))
-        with self._lock:
-            hello = self._zygote.hello if self._zygote else {}
-        return {**hello, **achieved, "limits": True, "seccomp": False}
+        """Return the protections achieved here, measured once in a trial child; health shows it."""
+        if self._level is None:
+            with tempfile.TemporaryDirectory(prefix="korrigo-sandbox-") as folder:
+                achieved = self.run("", {}, workdir=Path(folder), limits=Limits(wall_seconds=10.0))
+            self._level = {**self._started().hello, **achieved, "limits": True, "seccomp": False}
+        return dict(self._level)
 
     def close(self) -> None:
         """End the zygote and every run."""

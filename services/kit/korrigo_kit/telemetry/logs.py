@@ -21,6 +21,17 @@ from korrigo_kit import context
 _STANDARD = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # Told otherwise (trace_id, service), or no business of a log: the principal holds a name.
 _NOT_LOGGED = ("traceparent", "service", "principal")
+# Libraries whose INFO lines say nothing that ours do not.
+_CHATTY = (
+    "uvicorn.access",
+    "httpx",
+    "kombu",
+    "amqp",
+    "celery.app.trace",
+    "celery.worker.strategy",
+    "alembic",
+    "psycopg",
+)
 # 10 files of 10 MB (domain.md 1.18).
 _FILE_BYTES = 10 * 1024 * 1024
 _FILE_COUNT = 10
@@ -72,8 +83,7 @@ def configure(service: str, level: str, directory: str | None) -> None:
     root.handlers[:] = handlers
     root.setLevel(level.upper())
     logging.captureWarnings(True)
-    # Chatty libraries: their INFO lines say nothing that ours do not.
-    for name in ("uvicorn.access", "httpx", "kombu", "amqp", "celery.worker.strategy", "alembic", "psycopg", "celery.app.trace"):
+    for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error", "celery"):
         logger = logging.getLogger(name)
