@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ def test_wrapping_breaks_only_where_it_must(words: list[str], width: float) -> N
     lines = wrap(" ".join(words), width, MEASURE)
     whole = {w for w in words if MEASURE(w) <= width}
     assert whole <= {w for line in lines for w in line.split(" ")}
-    for line, following in zip(lines, lines[1:], strict=False):
+    for line, following in pairwise(lines):
         first = following.split(" ")[0]
         if first in whole:
             assert MEASURE(f"{line} {first}") > width - 1e-9
