@@ -1,0 +1,86 @@
+"""`korrigo migrate`: roles, schemas, queues and the first account.
+
+The only command that needs the owner's rights. It does nothing when nothing is due, so it may run at any time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from korrigo import installation
+
+if TYPE_CHECKING:
+    from korrigo_kit.migrate import Plan
+    from korrigo_kit.settings import Settings
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what is due")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Bring every schema to its newest version. Example: korrigo migrate --dry-run
+
+    With KORRIGO_ADMIN_PASSWORD set, an account `admin` is made when no admin can log in.
+    """
+    from korrigo import rooms
+
+    installation.attach()
+    settings = rooms.load_settings()
+    moved = due(settings) if dry_run else apply(settings)
+    if as_json:
+        typer.echo(json.dumps({"dry_run": dry_run, "moved": moved}))
+        return
+    for line in moved:
+        typer.echo(line)
+    if not moved:
+        typer.echo("every schema is at its newest version")
+
+
+def plans() -> list[Plan]:
+    """List every room's migrations without importing a room."""
+    from korrigo_kit.migrate import Plan
+
+    found = []
+    for room in installation.ROOMS:
+        spec = importlib.util.find_spec(f"korrigo_{room}")
+        assert spec is not None and spec.submodule_search_locations
+        found.append(Plan(room, Path(next(iter(spec.submodule_search_locations))) / "migrations"))
+    return found
+
+
+def due(settings: Settings) -> list[str]:
+    """Say which schemas are behind."""
+    from korrigo_kit.migrate import connect, current
+
+    with connect(settings.database) as connection:
+        behind = [(plan, current(connection, plan.room)) for plan in plans()]
+    return [f"{plan.room} {before or '-'} -> {plan.head}" for plan, before in behind if before != plan.head]
+
+
+def apply(settings: Settings) -> list[str]:
+    """Migrate, install the embedded broker's queues when they are used, and make the first admin."""
+    from korrigo_kit import broker, pgmq
+    from korrigo_kit.migrate import connect
+    from korrigo_kit.migrate import migrate as bring_up
+
+    moved = bring_up(settings.database, plans())
+    if broker.is_pgmq(settings):
+        with connect(settings.database) as connection:
+            if pgmq.install(connection, settings.database):
+                moved.append("queues installed")
+    if settings.admin_password is not None:
+        from korrigo.runtimes import runtime
+        from korrigo_grading.flows.accounts import ensure_admin
+
+        with runtime("grading", settings) as grading:
+            if ensure_admin(grading, settings.admin_password.get_secret_value()):
+                moved.append("account admin made")
+    return moved
