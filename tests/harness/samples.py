@@ -18,16 +18,24 @@ DPI = 100
 SIZE = (round(POINTS[0] / 72 * DPI), round(POINTS[1] / 72 * DPI))
 PUPILS = ("ALMEIRA Noor", "BRUNEL Tao", "CASTELNAU Ines")
 ANSWERS = (
-    (
-        "Exercise 1", "Suppose that √2 = p/q, with p and q", "without a common divisor.",
-        "Then p² = 2q², so p² is even, so p is even:", "p = 2k. Then 4k² = 2q², and q² = 2k²", "is even too: q is even.",
-        "Both are even: a contradiction.", "", "So √2 is irrational.",
-    ),
-    (
-        "Exercise 2", "f(x) = x³ − 3x + 1", "f'(x) = 3x² − 3 = 3(x − 1)(x + 1)", "f' < 0 on ]−1 ; 1[, f' > 0 elsewhere.",
-        "", "f(−1) = 3      f(1) = −1", "f grows, falls, grows: three zeros", "because f(−2) = −1 < 0 and f(2) = 3 > 0.",
-    ),
-)  # fmt: skip
+    """Exercise 1
+Suppose that √2 = p/q, with p and q
+without a common divisor.
+Then p² = 2q², so p² is even, so p is even:
+p = 2k. Then 4k² = 2q², and q² = 2k²
+is even too: q is even.
+Both are even: a contradiction.
+
+So √2 is irrational.""".splitlines(),
+    """Exercise 2
+f(x) = x³ − 3x + 1
+f'(x) = 3x² − 3 = 3(x − 1)(x + 1)
+f' < 0 on ]−1 ; 1[, f' > 0 elsewhere.
+
+f(−1) = 3      f(1) = −1
+f grows, falls, grows: three zeros
+because f(−2) = −1 < 0 and f(2) = 3 > 0.""".splitlines(),
+)
 
 
 def page(pupil: str, number: int, seed: int) -> Image.Image:
@@ -69,11 +77,8 @@ def write(path: Path, pictures: list[Image.Image]) -> None:
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG", quality=50)
             image = pikepdf.Stream(pdf, buffer.getvalue())
-            image.Type, image.Subtype, image.ColorSpace = (
-                pikepdf.Name.XObject,
-                pikepdf.Name.Image,
-                pikepdf.Name.DeviceGray,
-            )
+            image.Type, image.Subtype = pikepdf.Name.XObject, pikepdf.Name.Image
+            image.ColorSpace = pikepdf.Name.DeviceGray
             image.Width, image.Height, image.BitsPerComponent = picture.width, picture.height, 8
             image.Filter = pikepdf.Name.DCTDecode
             pdf.add_blank_page(page_size=POINTS)

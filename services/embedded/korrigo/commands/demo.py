@@ -221,7 +221,5 @@ class _Story:
             return items if {item["action"] for item in items} >= set(ACTIONS) else None
 
         items = _wait(f"{', '.join(ACTIONS)} in the audit trail", listed)
-        finals = [
-            item for item in items if item["action"] == "FINALIZE" and item["metadata"].get("success") is not False
-        ]
+        finals = [item for item in items if item["action"] == "FINALIZE" and item["metadata"].get("success") is True]
         _require(len(finals) == 1, f"the audit trail holds one FINALIZE, not {len(finals)}")
