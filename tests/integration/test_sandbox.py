@@ -1,31 +1,24 @@
-"""The sandbox: results, every bad ending, confinement, and what happens when one of the processes dies."""
+"""The sandbox from the inside: results, every bad ending, and what a child cannot reach."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from korrigo_kit.errors import Bug, Exhausted, Unavailable
+from harness.sandboxes import LIMITS, TARGETS, TESTS, is_alive, open_sandbox, pid_in, run, zygote_of
+from korrigo_kit.errors import Exhausted
 from korrigo_kit.sandbox import EngineError, Limits, Sandbox, SandboxCrashed, SandboxLimit, SandboxTimeout
-
-TESTS = Path(__file__).resolve().parents[1]
-TARGETS = "harness.sandbox_targets"
-LIMITS = Limits(wall_seconds=20, cpu_seconds=20, memory_bytes=256 << 20, output_bytes=8 << 20)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop privileges")
 
@@ -33,7 +26,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop pr
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     os.environ["KORRIGO_TEST_SECRET"] = "must not reach a child"
-    with Sandbox([TARGETS], import_paths=[TESTS]) as opened:
+    with open_sandbox() as opened:
         yield opened
     del os.environ["KORRIGO_TEST_SECRET"]
 
@@ -43,39 +36,6 @@ def work(tmp_path: Path) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     return folder
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-    return found
-
-
-def pid_in(folder: Path) -> int:
-    def read() -> int:
-        with contextlib.suppress(OSError, ValueError):
-            return int((folder / "pid").read_text())
-        return 0
-
-    return int(wait_until(read))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def zygote_of(sandbox: Sandbox) -> int:
-    assert sandbox._zygote is not None
-    return sandbox._zygote.process.pid
-
-
-def run(sandbox: Sandbox, name: str, workdir: Path, limits: Limits = LIMITS, **arguments: Any) -> Any:
-    return sandbox.run(f"{TARGETS}:{name}", arguments, workdir=workdir, limits=limits)
 
 
 def test_result_and_arguments_are_json(sandbox: Sandbox, work: Path) -> None:
@@ -330,126 +290,3 @@ with Sandbox([{TARGETS!r}], import_paths=[pathlib.Path({str(TESTS)!r})]) as sand
     assert "PermissionError" in passwd or not level["landlock"]
     assert written is None
     assert spawned == ""
-
-
-def test_eight_threads_run_side_by_side(sandbox: Sandbox, tmp_path: Path) -> None:
-    def task(number: int) -> None:
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        for turn in range(6):
-            kind = (number + turn) % 4
-            if kind == 0:
-                assert run(sandbox, "echo", folder, n=number)["arguments"] == {"n": number}
-            elif kind == 1:
-                with pytest.raises(SandboxCrashed):
-                    run(sandbox, "segfault", folder)
-            elif kind == 2:
-                with pytest.raises(SandboxTimeout):
-                    run(sandbox, "sleep", folder, Limits(wall_seconds=0.3), seconds=60)
-            else:
-                with pytest.raises(EngineError, match="ENCRYPTED"):
-                    run(sandbox, "refuse", folder)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(task, range(8)))
-    folders = [tmp_path / f"s{number}" for number in range(8)]
-    for folder in folders:
-        folder.mkdir()
-    started = time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
-        pids = list(pool.map(lambda folder: run(sandbox, "sleep", folder, seconds=1.0), folders))
-    assert len(set(pids)) == 8
-    assert time.monotonic() - started < 4.0
-
-
-def test_a_killed_zygote_is_replaced_and_the_run_in_flight_may_be_retried(sandbox: Sandbox, work: Path) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(run, sandbox, "sleep", work, seconds=60)
-        child, zygote = pid_in(work), zygote_of(sandbox)
-        os.kill(zygote, signal.SIGKILL)
-        with pytest.raises(Unavailable, match="SANDBOX_LOST"):
-            future.result(timeout=10)
-    wait_until(lambda: not is_alive(child))
-    assert run(sandbox, "echo", work)["warm"] is True
-    assert zygote_of(sandbox) != zygote
-
-
-def test_a_zygote_that_died_idle_is_replaced_unnoticed(sandbox: Sandbox, work: Path) -> None:
-    run(sandbox, "echo", work)
-    zygote = zygote_of(sandbox)
-    os.kill(zygote, signal.SIGKILL)
-    wait_until(lambda: not is_alive(zygote))
-    assert run(sandbox, "echo", work)["warm"] is True
-
-
-def test_a_hanging_zygote_is_replaced(sandbox: Sandbox, work: Path) -> None:
-    run(sandbox, "echo", work)
-    os.kill(zygote_of(sandbox), signal.SIGSTOP)
-    with pytest.raises(Unavailable, match="SANDBOX_LOST"):
-        run(sandbox, "echo", work, Limits(wall_seconds=0.5))
-    assert run(sandbox, "echo", work)["warm"] is True
-
-
-def test_the_death_of_the_owner_ends_zygote_and_children(tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    code = f"""
-import pathlib
-from korrigo_kit.sandbox import *
-Sandbox([{TARGETS!r}], import_paths=[pathlib.Path({str(TESTS)!r})]).run(
-    {TARGETS!r} + ":stay", {{}}, workdir=pathlib.Path({str(work)!r}), limits=Limits(wall_seconds=600))
-"""
-    owner = subprocess.Popen([sys.executable, "-c", code])
-    child = pid_in(work)
-    zygote = psutil.Process(child).ppid()
-    assert psutil.Process(zygote).ppid() == owner.pid
-    owner.kill()
-    owner.wait()
-    wait_until(lambda: not is_alive(zygote) and not is_alive(child))
-
-
-def test_closing_ends_the_runs(work: Path) -> None:
-    sandbox = Sandbox([TARGETS], import_paths=[TESTS])
-    failures: list[BaseException] = []
-
-    def task() -> None:
-        try:
-            run(sandbox, "stay", work)
-        except Unavailable as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=task)
-    thread.start()
-    child, zygote = pid_in(work), zygote_of(sandbox)
-    sandbox.close()
-    thread.join(timeout=10)
-    assert [str(error)[:12] for error in failures] == ["SANDBOX_LOST"]
-    wait_until(lambda: not is_alive(zygote) and not is_alive(child))
-    sandbox.close()
-
-
-def test_a_module_that_cannot_be_imported_is_told_at_the_start(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with Sandbox(["no_such_engine"]) as sandbox, pytest.raises(Bug, match="SANDBOX_START_FAILED"):
-        run(sandbox, "echo", work)
-    assert "no_such_engine" in capfd.readouterr().err
-
-
-def test_no_descriptor_and_no_process_is_left_after_200_runs(sandbox: Sandbox, work: Path) -> None:
-    def counts() -> tuple[int, int, int]:
-        zygote = zygote_of(sandbox)
-        folder = Path("/proc")
-        return (
-            len(os.listdir(folder / "self" / "fd")),
-            len(os.listdir(folder / str(zygote) / "fd")),
-            len(psutil.Process(zygote).children()),
-        )
-
-    names = ("echo", "refuse", "segfault", "fail")
-    for name in names:
-        with contextlib.suppress(EngineError):
-            run(sandbox, name, work)
-    before = counts()
-    for number in range(200):
-        with contextlib.suppress(EngineError):
-            run(sandbox, names[number % 4], work)
-    assert counts() == before
