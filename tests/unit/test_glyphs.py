@@ -51,7 +51,7 @@ def test_every_covered_character_has_a_glyph_of_its_own() -> None:
 def test_what_the_contract_names_is_covered() -> None:
     latin = "".join(chr(c) for c in [*range(0x20, 0x7F), *range(0xA0, 0x180)])
     greek = "αβγδεζηθικλμνξοπρσςτυφχψωΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩ"
-    assert glyphs.unsupported(latin + greek + "œŒ ≤ ≥ ≠ ∞ √ → × ÷ ± ∈ ∉ ∀ ∃ ⇒ ⇔ ∫ ∑ ∂ ℝ ℕ ✓ ✗ ½ €") == []
+    assert glyphs.unsupported(latin + greek + "œŒ ≤ ≥ ≠ ∞ √ → × ÷ ± ∈ ∉ ∀ ∃ ⇒ ⇔ ∫ ∑ ∂ ℝ ℕ xᵢ uₙ x̄ ✓ ✗ ½ €") == []
     assert glyphs.unsupported("deux\nlignes\tet une tabulation\r\n") == []
     assert glyphs.unsupported("espaces\u00a0fines\u202fet guillemets « ainsi »") == []
 

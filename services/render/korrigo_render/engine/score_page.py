@@ -98,6 +98,7 @@ class Report:
         canvas.text(_LEFT, _TOP + 20, words["title"], _TITLE)
         self._y = _TOP + 30
         self._lines(_LEFT, self._inks.block(m.exam_name, _SUBTITLE, title_width))
+        self._y += 3
         facts = f"{words['copy']} {m.anonymous_id}   ·   {words['revision']} {m.revision}"
         if m.exam_date:
             facts = f"{date(m.exam_date, m.language)}   ·   {facts}"
