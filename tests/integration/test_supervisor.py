@@ -28,6 +28,8 @@ def note(word):
 def stop(number, frame):
     note("stops")
     if "helper" in globals(): helper.kill(); helper.wait()
+    time.sleep(0.2)
+    note("stopped")
     sys.exit(0)
 note("starts")
 if mode == "fail": sys.exit(3)
@@ -124,7 +126,7 @@ def test_children_start_in_order_and_stop_in_reverse(start: Start) -> None:
     assert run.child.stop(signal.SIGTERM) == 0
     assert run.story() == [
         "starts first", "ready first", "starts task", "done task", "starts second", "ready second",
-        "stops second", "stops first",
+        "stops second", "stopped second", "stops first", "stopped first",
     ]  # fmt: skip
     assert not [pid for pid in everybody if is_alive(pid)]
     assert run.pids() == {}
@@ -151,7 +153,7 @@ def test_a_child_that_never_starts_ends_the_whole_with_its_own_words(start: Star
     assert "broken does not start: ended with exit code 3" in run.child.tail()
     # The waits between the attempts grow: 0.2 + 0.4 + 0.8 s lie between the four.
     assert run.story().count("starts broken") == 4
-    assert run.story()[-1] == "stops first"
+    assert run.story()[-1] == "stopped first"
 
 
 def test_a_stubborn_child_is_killed_with_all_it_started(start: Start) -> None:
@@ -182,7 +184,7 @@ def test_a_signal_to_the_whole_group_stops_as_cleanly(start: Start) -> None:
     wait_for("the end", lambda: not run.child.is_running(), seconds=20)
     assert run.child.process is not None
     assert run.child.process.returncode == 0
-    assert run.story()[-2:] == ["stops second", "stops first"]
+    assert run.story()[-4:] == ["stops second", "stopped second", "stops first", "stopped first"]
 
 
 @pytest.mark.parametrize("with_keeper", [True, False], ids=["keeper alive", "keeper killed first"])

@@ -163,7 +163,9 @@ class Running:
                     older.replace(self.log.with_name(f"{self.log.name}.{number}"))
             with self.log.open("rb") as source:
                 source.seek(size - LOG_BYTES)
-                self.log.with_name(f"{self.log.name}.1").write_bytes(source.read(LOG_BYTES))
+                copy = self.log.with_name(f".{self.log.name}.copy")
+                copy.write_bytes(source.read(LOG_BYTES))
+            copy.replace(self.log.with_name(f"{self.log.name}.1"))
             os.truncate(self.log, 0)
 
     def tail(self, lines: int = 12) -> str:

@@ -218,7 +218,13 @@ class Supervisor:
             self._reap()
 
     def _free_to_stop(self, left: Iterable[Running]) -> list[Running]:
-        needed = {name for running in left for name in running.child.after}
+        needed: set[str] = set()
+        asked_about = [name for running in left for name in running.child.after]
+        while asked_about:  # also what is needed by way of a task that has ended long ago
+            name = asked_about.pop()
+            if name not in needed:
+                needed.add(name)
+                asked_about.extend(self._running[name].child.after)
         return [running for running in left if running.child.name not in needed]
 
     # -------------------------------------------------------------------------------------- signals, state
