@@ -1,0 +1,61 @@
+"""Wiring of ingest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from korrigo_ingest import settings
+from korrigo_ingest.consumer import subscriptions
+from korrigo_ingest.flows.scaling import clean_spool
+from korrigo_ingest.tasks import tasks
+from korrigo_kit.room import Periodic, Room, Runtime
+
+if TYPE_CHECKING:
+    import grpc
+    from fastapi import APIRouter
+
+    from korrigo_kit.telemetry.metrics import GaugeSource
+
+
+def _routers(rt: Runtime) -> Sequence[APIRouter]:
+    from korrigo_ingest import rest
+
+    return rest.routers
+
+
+def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
+    from korrigo_ingest.rpc import ScanService
+    from korrigo_protos.ingest.v1 import ingest_pb2_grpc
+
+    return [lambda server: ingest_pb2_grpc.add_ScanServiceServicer_to_server(ScanService(rt), server)]
+
+
+def _periodic(rt: Runtime) -> Sequence[Periodic]:
+    return (Periodic("clean-spool", 600, clean_spool),)
+
+
+def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
+    from korrigo_ingest.metrics import gauges
+
+    return gauges(rt)
+
+
+ROOM = Room(
+    name="ingest",
+    migrations=Path(__file__).parent / "migrations",
+    settings=settings.SECTIONS,
+    routers=_routers,
+    servicers=_servicers,
+    subscriptions=subscriptions,
+    tasks=tasks,
+    periodic=_periodic,
+    gauges=_gauges,
+    sandbox_preload=(
+        "korrigo_ingest.engine.inspection",
+        "korrigo_ingest.engine.cutting",
+        "korrigo_ingest.engine.pictures",
+        "korrigo_ingest.engine.scaling",
+    ),
+)
