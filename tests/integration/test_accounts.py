@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+
 from harness.grading_room import ADMIN_PASSWORD, GradingRoom
 from harness.processes import wait_for
 from harness.servers import Postgres
-
 from korrigo_grading.flows import accounts, sessions
 from korrigo_kit.errors import NotFound
 from korrigo_kit.outbox import SYSTEM_ACTOR

@@ -16,7 +16,7 @@ class ExamService(grading_pb2_grpc.ExamServiceServicer):
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
 
-    def GetExam(  # noqa: N802 - named by the proto
+    def GetExam(
         self, request: grading_pb2.GetExamRequest, context: grpc.ServicerContext
     ) -> grading_pb2.GetExamResponse:
         """Tell how an exam cuts its scans; refuses a person who may not upload."""

@@ -186,9 +186,9 @@ def _check_correctors(tx: Tx, ids: Sequence[str]) -> None:
 
 
 def _check_copies(tx: Tx, exam_id: str, *, is_split_new: bool, is_scheme_new: bool) -> None:
-    if is_split_new and exams.count_copies(tx, exam_id):
+    if is_split_new and exams.has_copies(tx, exam_id):
         raise StateConflict("EXAM_HAS_COPIES", "scans of this exam were cut already: split_config is fixed")
-    if is_scheme_new and exams.count_copies(tx, exam_id, beyond_ready=True):
+    if is_scheme_new and exams.is_marking_begun(tx, exam_id):
         raise StateConflict(
             "EXAM_HAS_COPIES", "marking has begun: grading_structure and max_score cannot change for now"
         )

@@ -174,10 +174,18 @@ def columns(
     }
 
 
-def count_copies(tx: Tx, exam_id: str, *, beyond_ready: bool = False) -> int:
-    """Count the copies of an exam, or those that somebody has begun to mark."""
-    row = tx.row(
-        "SELECT count(*) AS n FROM copies WHERE exam_id = %s AND (NOT %s OR status NOT IN ('STAGING', 'READY'))",
-        (exam_id, beyond_ready),
+def has_copies(tx: Tx, exam_id: str) -> bool:
+    """Tell whether scans of this exam were cut already; deleted copies may come back, so they count."""
+    return tx.one("SELECT 1 FROM copies WHERE exam_id = %s LIMIT 1", (exam_id,)) is not None
+
+
+def is_marking_begun(tx: Tx, exam_id: str) -> bool:
+    """Tell whether anything was written under the exam's scheme; a copy that was given back is READY but has scores."""
+    found = tx.one(
+        "SELECT 1 FROM copies c WHERE c.exam_id = %s AND (c.status NOT IN ('STAGING', 'READY')"
+        " OR EXISTS (SELECT 1 FROM scores s WHERE s.copy_id = c.id AND s.scores <> '{}')"
+        " OR EXISTS (SELECT 1 FROM annotations a WHERE a.copy_id = c.id AND a.deleted_at IS NULL"
+        "   AND a.question_id IS NOT NULL)) LIMIT 1",
+        (exam_id,),
     )
-    return int(row["n"])
+    return found is not None
