@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from korrigo import installation
+from korrigo import installation, playbook
 
 if TYPE_CHECKING:
     from korrigo_kit.migrate import Plan
@@ -72,6 +72,8 @@ def apply(settings: Settings) -> list[str]:
     from korrigo_kit.migrate import migrate as bring_up
 
     moved = bring_up(settings.database, plans())
+    with connect(settings.database) as connection:
+        playbook.install(connection, settings.database)
     if broker.is_pgmq(settings):
         with connect(settings.database) as connection:
             if pgmq.install(connection, settings.database):
