@@ -7,6 +7,7 @@ serves. Gauges that come from the database are collected at scrape time, at most
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import REGISTRY, Collector
+
+from korrigo_kit.errors import KorrigoError
+
+log = logging.getLogger("korrigo.metrics")
 
 GAUGE_CACHE_SECONDS = 10.0
 
@@ -50,7 +55,12 @@ class CachedGauges(Collector):
         """Return the families, computing them when they are too old."""
         with self._lock:
             if time.monotonic() - self._read_at > self._seconds:
-                self._families = list(self._source())
+                try:
+                    self._families = list(self._source())
+                except KorrigoError as error:
+                    # Above all a database that is away: the process's own series must still be seen.
+                    log.warning("gauges left out: %s", error.reason, extra={"reason": error.reason})
+                    self._families = []
                 self._read_at = time.monotonic()
             return list(self._families)
 
@@ -68,6 +78,24 @@ def expose(gauges: Iterable[Collector]) -> bytes:
     else:
         text = generate_latest(REGISTRY)
     own = CollectorRegistry()
-    for collector in gauges:
-        own.register(collector)
+    own.register(_Merged(gauges))
     return text + generate_latest(own)
+
+
+class _Merged(Collector):
+    """Families of one name from several rooms become one, because the text format knows each name once."""
+
+    def __init__(self, collectors: Iterable[Collector]) -> None:
+        self._collectors = tuple(collectors)
+
+    def collect(self) -> Iterable[Metric]:
+        merged: dict[str, Metric] = {}
+        for collector in self._collectors:
+            for family in collector.collect():
+                # A copy: the cached family must not grow with every scrape.
+                whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                whole.samples.extend(family.samples)
+        return merged.values()
+
+    def describe(self) -> Iterable[Metric]:
+        return []
