@@ -312,6 +312,8 @@ def test_every_label_is_there_from_the_start(room: GradingRoom, admin: httpx.Cli
     text = admin.get("/metrics").text
     for status in ("STAGING", "READY", "LOCKED", "GRADING_IN_PROGRESS", "GRADING_FAILED", "GRADED"):
         assert f'grading_copies_by_status{{status="{status}"}}' in text
+    for state in ("active", "stale", "expired"):
+        assert f'grading_locks{{state="{state}"}}' in text
     for kind in ("already_locked", "missing", "expired", "owner_mismatch", "token_mismatch", "already_graded",
                  "db_contention"):  # fmt: skip
         assert f'grading_lock_conflicts_total{{conflict_type="{kind}"}}' in text

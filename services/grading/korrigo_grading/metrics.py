@@ -8,6 +8,7 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 
 from korrigo_grading.domain.statuses import STATUSES
+from korrigo_grading.settings import LockSettings
 from korrigo_kit.room import Runtime
 from korrigo_kit.telemetry.metrics import GaugeSource
 
@@ -22,6 +23,7 @@ CONFLICT_TYPES = (
 )
 OUTCOMES = ("success", "failed")
 JOB_STATES = ("READY", "RUNNING", "DONE", "FAILED", "QUARANTINED", "CANCELLED")
+LOCK_STATES = ("active", "stale", "expired")
 RETRY_ATTEMPTS = ("1", "2", "3+")
 # Work up to 300 s, so that a p95 above the 120 s of a range can be told (operations.md 1).
 WORK_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -82,4 +84,19 @@ def gauges(rt: Runtime) -> list[GaugeSource]:
         if kinds:
             yield family
 
-    return [copies, jobs]
+    def locks() -> Iterable[GaugeMetricFamily]:
+        stale_seconds = rt.settings.get(LockSettings).stale_seconds
+        with rt.db.transaction() as tx:
+            rows = tx.all(
+                "SELECT CASE WHEN expires_at <= clock_timestamp() THEN 'expired'"
+                " WHEN heartbeat_at < clock_timestamp() - make_interval(secs => %s) THEN 'stale'"
+                " ELSE 'active' END AS state, count(*) AS n FROM copy_locks GROUP BY 1",
+                (stale_seconds,),
+            )
+        found = {row["state"]: row["n"] for row in rows}
+        family = GaugeMetricFamily("grading_locks", "Locks on copies by state.", labels=["state"])
+        for state in LOCK_STATES:
+            family.add_metric([state], found.get(state, 0))
+        yield family
+
+    return [copies, jobs, locks]

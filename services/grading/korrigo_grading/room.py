@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import grpc
     from fastapi import APIRouter
 
+    from korrigo_kit.inbox import Subscription
     from korrigo_kit.telemetry.metrics import GaugeSource
 
 
@@ -30,9 +31,19 @@ def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
 
 
 def _periodic(rt: Runtime) -> Sequence[Periodic]:
-    from korrigo_grading.flows import sessions
+    from korrigo_grading.flows import locking, sessions
 
-    return [Periodic("prune-logins", 600, sessions.prune)]
+    return [
+        # As often as the sweeper comes round: a copy whose lock ended is free within seconds.
+        Periodic("locks", 10, locking.sweep),
+        Periodic("prune-logins", 600, sessions.prune),
+    ]
+
+
+def _subscriptions(rt: Runtime) -> Sequence[Subscription]:
+    from korrigo_grading.consumer import subscriptions
+
+    return subscriptions(rt)
 
 
 def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
@@ -47,6 +58,7 @@ ROOM = Room(
     settings=settings.SECTIONS,
     routers=_routers,
     servicers=_servicers,
+    subscriptions=_subscriptions,
     periodic=_periodic,
     gauges=_gauges,
 )
