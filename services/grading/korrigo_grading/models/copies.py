@@ -148,9 +148,7 @@ def staged(tx: Tx, exam_id: str) -> list[str]:
 
 def correctors(tx: Tx, exam_id: str) -> tuple[str, ...] | None:
     """List who may mark an exam; None when there is no such exam."""
-    row = tx.one(
-        "SELECT corrector_ids::text[] AS ids FROM exams WHERE id = %s AND deleted_at IS NULL", (exam_id,)
-    )
+    row = tx.one("SELECT corrector_ids::text[] AS ids FROM exams WHERE id = %s AND deleted_at IS NULL", (exam_id,))
     return tuple(row["ids"]) if row else None
 
 

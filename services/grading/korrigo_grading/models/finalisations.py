@@ -27,12 +27,14 @@ class Finalisation:
     final_sha256: str | None
     final_size: int | None
     finished_at: datetime | None
+    age_seconds: float
 
 
 _SELECT = (
     "SELECT id::text AS id, copy_id::text AS copy_id, revision, request, state, manifest_sha256,"
     " (score * 100)::bigint AS score, (max_score * 100)::bigint AS max_score, marker_id::text AS marker_id,"
-    " requested_by::text AS requested_by, attempts, final_sha256, final_size, finished_at FROM finalisations"
+    " requested_by::text AS requested_by, attempts, final_sha256, final_size, finished_at,"
+    " extract(epoch FROM clock_timestamp() - requested_at)::float8 AS age_seconds FROM finalisations"
 )
 
 

@@ -138,8 +138,7 @@ def end(tx: Tx, copy_id: str, fence: int, *, only_expired: bool) -> bool:
     """End the lock of one grant, whoever holds it; never another grant's."""
     return (
         tx.run(
-            "DELETE FROM copy_locks WHERE copy_id = %s AND fence = %s"
-            " AND (NOT %s OR expires_at <= clock_timestamp())",
+            "DELETE FROM copy_locks WHERE copy_id = %s AND fence = %s AND (NOT %s OR expires_at <= clock_timestamp())",
             (copy_id, fence, only_expired),
         )
         == 1
@@ -158,8 +157,7 @@ def seize(tx: Tx, *, copy_id: str, user_id: str, token_hash: str) -> dict[str, A
 def expired(tx: Tx, limit: int) -> list[str]:
     """List copies whose lease ended."""
     rows = tx.all(
-        "SELECT copy_id::text AS id FROM copy_locks WHERE expires_at <= clock_timestamp()"
-        " ORDER BY expires_at LIMIT %s",
+        "SELECT copy_id::text AS id FROM copy_locks WHERE expires_at <= clock_timestamp() ORDER BY expires_at LIMIT %s",
         (limit,),
     )
     return [row["id"] for row in rows]
