@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from harness.servers import Postgres
 
+from harness.servers import Postgres
 from korrigo_audit.consumer import subscriptions
 from korrigo_audit.flows import listing
 from korrigo_audit.flows.verification import verify

@@ -15,9 +15,9 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from harness import toy_room
 from harness.servers import Postgres, RabbitMQ
-
 from korrigo_kit import jobs, outbox, pgmq
 from korrigo_kit.migrate import Plan, connect, migrate
 from korrigo_kit.room import Process, Runtime

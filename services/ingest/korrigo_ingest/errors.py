@@ -23,11 +23,16 @@ REFUSALS = frozenset(
 
 
 def of_engine(reason: str, message: str, detail: str = "") -> KorrigoError:
-    """Class an engine's failure: a refusal, out of time (a loaded machine may do better later), or a bug."""
+    """Class an engine's failure: a refusal, out of time, or a bug.
+
+    A document that needs more wall time than its pages are worth breaks a limit like one that needs more memory,
+    so the reason is the same; it is tried again, because a loaded machine may do better later. TIMEOUT is left to
+    the whole job.
+    """
     if reason in REFUSALS:
         return Invalid(reason, message, detail=detail)
     if reason == "TIMEOUT":
-        return Timeout(reason, message, detail=detail)
+        return Timeout("RESOURCE_LIMIT", message, detail=detail)
     return Bug(reason, message, detail=detail)
 
 
