@@ -118,6 +118,9 @@ def _serve_http(
         timeout_graceful_shutdown=10,
         h11_max_incomplete_event_size=64 * 1024,
     )
+    # uvicorn raises a signal again once it has stopped for it; our own end (gRPC, threads) must still come after.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: None)
     try:
         _Server(config, ready, http.threads).run(sockets=[_listen(http)])
     finally:
