@@ -45,6 +45,9 @@ def log_in(rt: Runtime, username: str, password: str, address: str) -> Login:
     """
     settings = rt.settings.get(LoginSettings)
     sha = accounts.account_sha(username)
+    # Who must wait is told so at once, or a flood of guesses would keep everybody else from hashing.
+    with rt.db.transaction() as tx:
+        _check_failures(tx, settings, sha, address, accounts.find_by_key(tx, passwords.account_key(username)))
     login: Login | None = None
     with credentials.slot(), rt.db.transaction() as tx:
         accounts.lock_attempts(tx, sha)
