@@ -77,7 +77,10 @@ class Words(TyperGroup):
         return word, command, rest
 
 
-app = typer.Typer(cls=Words, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+# Plain tracebacks: the framed ones would fill a log with boxes.
+app = typer.Typer(
+    cls=Words, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 @app.callback()
