@@ -45,12 +45,17 @@ def decoded(stream: pikepdf.Stream) -> tuple[bytes, bool]:
 
 
 def _partial(stream: pikepdf.Stream) -> bytes:
-    """Give what decodes of a damaged stream; only plain Flate can be taken in part."""
+    """Give what decodes of a damaged stream; only plain Flate can be taken in part.
+
+    A stream that says Flate and is plain text is taken as text, which is how viewers show it.
+    """
     values = stream.stream_dict
     if str(values.get("/Filter", "")) not in {"/FlateDecode", "/Fl"} or "/DecodeParms" in values:
         return b""
     decoder = zlib.decompressobj()
-    data = memoryview(stream.read_raw_bytes())
+    data = stream.read_raw_bytes()
+    if data.isascii() and b"\x00" not in data:
+        return data
     found = bytearray()
     try:
         for start in range(0, len(data), 1024):

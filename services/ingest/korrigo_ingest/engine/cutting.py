@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -105,10 +106,12 @@ def _digest(path: Path) -> dict[str, Any]:
 
 def _draw_annotations(pdf: pikepdf.Pdf) -> None:
     """Draw what annotations and form fields show into their pages; where qpdf cannot, they are left out."""
-    try:
+    with suppress(pikepdf.PdfError, RuntimeError, ValueError):
+        form = pdf.Root.get("/AcroForm")
+        if isinstance(form, pikepdf.Dictionary) and bool(form.get("/NeedAppearances", False)):
+            pdf.generate_appearance_streams()
+            form["/NeedAppearances"] = False  # or qpdf leaves the fields out
         pdf.flatten_annotations("screen")
-    except (pikepdf.PdfError, RuntimeError, ValueError):
-        return
 
 
 class _Cutter:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pikepdf
+import pypdfium2
 
 from korrigo_ingest.engine import codec, raster
 from korrigo_ingest.engine.boxes import WHOLE, PageBox, Rect, page_box
@@ -200,3 +202,14 @@ def _is_grey(page: pikepdf.Dictionary) -> bool:
         and str(item.stream_dict.get("/ColorSpace", "")) == "/DeviceGray"
         for item in drawings.values()
     )
+
+
+def warm_up() -> None:
+    """Load before the sandbox closes what the libraries load when first used."""
+    blank = np.full((64, 64, 3), 255, dtype=np.uint8)
+    codec.resized(codec.decode(codec.encode(blank)), 32, 32)
+    codec.encode_lossless(blank)
+    codec.is_blank(blank)
+    document = pypdfium2.PdfDocument.new()
+    document.new_page(72, 72).render(scale=1).to_numpy()
+    document.close()

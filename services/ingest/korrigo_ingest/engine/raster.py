@@ -1,4 +1,8 @@
-"""Render pages by PDFium, within the limits of the sandbox; no forms environment, so no script engine either."""
+"""Render pages by PDFium, within the limits of the sandbox.
+
+Form fields are drawn with what was typed into them. This build of PDFium has no JavaScript, and nothing here asks it
+to run the document's actions.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +34,14 @@ class Raster:
 @contextmanager
 def document(path: Path) -> Iterator[Any]:
     """Open a file in PDFium. Raises EngineError CORRUPTED_PDF."""
+    opened = None
     try:
         opened = pypdfium2.PdfDocument(path)
+        if opened.get_formtype():
+            opened.init_forms()
     except (pypdfium2.PdfiumError, OSError) as error:
+        if opened is not None:
+            opened.close()
         raise EngineError("CORRUPTED_PDF", f"the PDF cannot be rendered: {error!s:.200}") from error
     try:
         yield opened
@@ -57,7 +66,6 @@ def render(pdf: Any, index: int, dpi: float, *, is_grey: bool = False, user_unit
                 scale=fitting / 72 * user_unit,
                 grayscale=is_grey,
                 rev_byteorder=True,
-                may_draw_forms=False,
                 limit_image_cache=True,
             )
             pixels = np.array(bitmap.to_numpy(), dtype=np.uint8)
