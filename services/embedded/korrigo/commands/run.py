@@ -23,7 +23,16 @@ def run(
     installation.check_words(room, (*installation.ROOMS, "all"))
     installation.check_words(part or [], PARTS)
     from korrigo import rooms
+    from korrigo.reference import merged_openapi
     from korrigo_kit import serve
 
     installation.attach()
-    serve.run(rooms.rooms(room), rooms.load_settings(), parts=part or PARTS, ready_file=ready_file)
+    # Where grading serves alone it answers for the whole surface; together the rooms describe themselves.
+    document = merged_openapi() if room == ["grading"] else None
+    serve.run(
+        rooms.rooms(room),
+        rooms.load_settings(),
+        parts=part or PARTS,
+        ready_file=ready_file,
+        openapi_document=document,
+    )
