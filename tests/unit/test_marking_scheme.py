@@ -28,7 +28,7 @@ def refused(nodes: list[Node], max_hundredths: int) -> str:
 
 
 def test_a_nested_scheme_sums_its_leaves_and_lists_them_in_order() -> None:
-    nodes = [
+    nodes: list[Node] = [
         {"id": "1", "label": "One", "points": 7.5, "children": [leaf("1.a", 2.25), leaf("1.b", 5.25)]},
         {"id": "2", "label": "Two", "points": None, "children": [leaf("2.a", 0.1), leaf("2.b", 0.2)]},
         leaf("3", 12.2),
@@ -63,7 +63,7 @@ def test_what_is_refused_and_why(nodes: list[Node], said: str) -> None:
 
 
 def test_depth_is_bounded() -> None:
-    node = leaf("deepest", 20)
+    node: Node = leaf("deepest", 20)
     for depth in range(scheme.MAX_DEPTH - 1):
         node = {"id": f"d{depth}", "label": "x", "children": [node]}
     assert scheme.leaves(scheme.scheme([node], 2000))[0].depth == scheme.MAX_DEPTH - 1
