@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pikepdf
-import pypdfium2
 
+from korrigo_ingest.engine import raster
 from korrigo_ingest.engine.active import is_active, is_external, refuse_active_document
 from korrigo_ingest.engine.boxes import PageBox, page_box
 from korrigo_ingest.engine.content import content_streams, decoded, has_syntax_errors, is_image, iterate_objects
@@ -107,9 +107,9 @@ def _require_sizes(boxes: list[PageBox], max_page_points: float) -> None:
 def _require_second_reader(path: Path, pages: int) -> None:
     """Check a repaired file's page count against PDFium: a repair that readers do not agree on may lose pages."""
     try:
-        with pypdfium2.PdfDocument(path) as document:
+        with raster.document(path) as document:
             found = len(document)
-    except pypdfium2.PdfiumError as error:
+    except EngineError as error:
         raise EngineError("CORRUPTED_PDF", "the PDF is damaged and only one of two readers opens it") from error
     if found != pages:
         raise EngineError("CORRUPTED_PDF", f"the PDF is damaged: one reader finds {pages} pages, another {found}")

@@ -34,19 +34,18 @@ class Raster:
 @contextmanager
 def document(path: Path) -> Iterator[Any]:
     """Open a file in PDFium. Raises EngineError CORRUPTED_PDF."""
-    opened = None
-    try:
-        opened = pypdfium2.PdfDocument(path)
-        if opened.get_formtype():
-            opened.init_forms()
-    except (pypdfium2.PdfiumError, OSError) as error:
-        if opened is not None:
+    # An open file, not its name: PDFium's binding makes names absolute, which fails in the sandbox.
+    with path.open("rb") as stream:
+        try:
+            opened = pypdfium2.PdfDocument(stream)
+            if opened.get_formtype():
+                opened.init_forms()
+        except pypdfium2.PdfiumError as error:
+            raise EngineError("CORRUPTED_PDF", f"the PDF cannot be rendered: {error!s:.200}") from error
+        try:
+            yield opened
+        finally:
             opened.close()
-        raise EngineError("CORRUPTED_PDF", f"the PDF cannot be rendered: {error!s:.200}") from error
-    try:
-        yield opened
-    finally:
-        opened.close()
 
 
 def fitting_dpi(width: float, height: float, dpi: float) -> float:
