@@ -58,7 +58,9 @@ def on_copy_assembled(tx: Tx, event: event_pb2.Event) -> None:
     add_blob_ref(tx, told.source_sha256, "copy_source", f"{copy.id}/{told.assembly}")
     if copy.status not in (statuses.STAGING, statuses.READY):
         log.warning("a copy changed while it was %s", copy.status, extra={"copy_id": copy.id})
-    _validate_by_itself(tx, copy, len(told.pages), event.source_seq)
+    if not _validate_by_itself(tx, copy, len(told.pages), event.source_seq):
+        # Told all the same: ingest calls a scan done once its copies can be seen here.
+        events.status_changed(tx, copy, copy.status, action=None, metadata={"after": {"ingest": event.source_seq}})
 
 
 def _page(page: events_pb2.Page) -> dict[str, object]:
@@ -84,11 +86,11 @@ def _booklet(booklet: events_pb2.Booklet) -> dict[str, object]:
     }
 
 
-def _validate_by_itself(tx: Tx, copy: copies.Copy, pages: int, source_seq: int) -> None:
+def _validate_by_itself(tx: Tx, copy: copies.Copy, pages: int, source_seq: int) -> bool:
     if not copy.auto_validate or not statuses.can("validate", copy.status) or pages == 0:
-        return
+        return False
     if copies.blocking_anomalies(tx, copy.id):
-        return
+        return False
     status = statuses.after("validate", copy.status)
     copies.validated(tx, copy, status)
     events.status_changed(
@@ -98,6 +100,7 @@ def _validate_by_itself(tx: Tx, copy: copies.Copy, pages: int, source_seq: int) 
         action="VALIDATE",
         metadata={"pages": pages, "anomalies_overridden": [], "after": {"ingest": source_seq}},
     )
+    return True
 
 
 def on_copy_withdrawn(tx: Tx, event: event_pb2.Event) -> None:

@@ -14,6 +14,9 @@ from korrigo_kit.errors import NotFound
 UNMASKED_ROLES = ("admin", "scan_operator")
 _STAFF = ("admin", "scan_operator", "lead_marker", "auditor")
 TERMINAL = ("DONE", "NEEDS_REVIEW", "FAILED", "REJECTED")
+# A finished scan is shown as RUNNING until grading shows its copies, but no longer than this: who waits for DONE
+# finds the copies, and grading being away hides no result.
+SETTLE_SECONDS = 5
 
 
 def scan(database: Database, scan_id: str) -> dict[str, Any]:
@@ -22,12 +25,17 @@ def scan(database: Database, scan_id: str) -> dict[str, Any]:
         row = tx.one(
             "SELECT s.id::text AS id, s.exam_id::text AS exam_id, s.state, s.filename, s.sha256, s.size, s.pages,"
             " s.half_pages, s.discarded, s.error_reason, s.error_message, s.created_at, s.updated_at, s.finished_at,"
+            " s.finished_at > clock_timestamp() - make_interval(secs => %(settle)s) AND EXISTS (SELECT 1"
+            "   FROM scan_copies c LEFT JOIN copy_access a ON a.copy_id = c.copy_id WHERE c.scan_id = s.id"
+            "   AND a.copy_id IS NULL) AS is_settling,"
             " j.attempts, j.lost_leases, j.state AS job_state, j.id::text AS job_id"
-            " FROM scans s JOIN jobs j ON j.id = s.job_id WHERE s.id = %s",
-            (scan_id,),
+            " FROM scans s JOIN jobs j ON j.id = s.job_id WHERE s.id = %(id)s",
+            {"id": scan_id, "settle": SETTLE_SECONDS},
         )
         if row is None:
             raise NotFound("SCAN_NOT_FOUND", "there is no such scan")
+        if row.pop("is_settling") and row["state"] in ("DONE", "NEEDS_REVIEW"):
+            row["state"] = "RUNNING"
         row["copy_ids"] = [
             copy["copy_id"]
             for copy in tx.all(
