@@ -46,6 +46,8 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # A copy: the server keeps its own, by which it knows that a HEAD answer has no body.
+        scope = {**scope}
         headers = Headers(scope=scope)
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope["path"] = scope["path"].rstrip("/") or "/"
@@ -89,8 +91,7 @@ class _Exchange:
         self._status = 0
         self._left: int | None = None
         self.method: str = scope["method"]
-        self._is_head = self.method == "HEAD"
-        if self._is_head:
+        if self.method == "HEAD":
             scope["method"] = "GET"
 
     def limit_body(self, headers: Headers) -> None:
@@ -115,8 +116,6 @@ class _Exchange:
             headers["X-Request-ID"] = context.request_id()
             for key, value in _HEADERS.items():
                 headers.setdefault(key, value)
-        elif self._is_head and message["type"] == "http.response.body":
-            message = {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
         await self._send(message)
 
     async def refuse(self, scope: Scope, response: ASGIApp) -> None:
