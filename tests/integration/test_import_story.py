@@ -56,6 +56,12 @@ class Ingest:
 
     def work(self, job_id: str) -> None:
         run_job(self.rt, ROOM.tasks(self.rt), job_id)
+        with self.rt.db.transaction() as tx:
+            # What grading would tell of the copies that it has taken in.
+            tx.run(
+                "INSERT INTO copy_access (copy_id, exam_id, status) SELECT c.copy_id, s.exam_id, 'STAGING'"
+                " FROM scan_copies c JOIN scans s ON s.id = c.scan_id ON CONFLICT DO NOTHING"
+            )
 
     def imported(self, data: bytes, exam: Exam) -> dict[str, Any]:
         scan_id, job_id = self.upload(data, exam)
@@ -157,7 +163,8 @@ def test_markers_see_their_copies_with_the_header_painted_over(ingest: Ingest) -
     assert shown.sha256 != whole.sha256
     with ingest.rt.db.transaction() as tx:
         tx.run(
-            "INSERT INTO copy_access VALUES (%s, %s, 'LOCKED', %s)", (scan["copy_ids"][0], the_exam.exam_id, new_id())
+            "UPDATE copy_access SET status = 'LOCKED', assigned_corrector_id = %s WHERE copy_id = %s",
+            (new_id(), scan["copy_ids"][0]),
         )
     with pytest.raises(NotFound):
         reading.picture(ingest.rt.db, page_id, marker)

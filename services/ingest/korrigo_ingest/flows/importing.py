@@ -26,7 +26,7 @@ from korrigo_ingest.metrics import import_duration_seconds, ocr_errors_total, pa
 from korrigo_ingest.settings import ImportSettings, UploadSettings
 from korrigo_kit import jobs
 from korrigo_kit.db import Tx, UniqueViolation
-from korrigo_kit.errors import Invalid
+from korrigo_kit.errors import Invalid, Timeout
 from korrigo_kit.ids import new_id, random_code
 from korrigo_kit.jobs import Failure, Job
 from korrigo_kit.room import Runtime, Work, add_blob_ref
@@ -37,6 +37,8 @@ from korrigo_protos.ingest.v1.events_pb2 import Anomaly, Booklet, Page
 log = logging.getLogger("grading.import")
 
 _ENGINE = "korrigo_ingest.engine"
+# Cutting an A3 page between two copies costs half a second; 60 pages stay far below the cap of 120 s.
+CUT_PAGES = 60
 _SCAN = (
     "id::text AS id, exam_id::text AS exam_id, state, sha256, size, split_mode, pages_per_booklet, split_horizontal,"
     " pages, uploaded_by::text AS uploaded_by, job_id::text AS job_id, created_at"
@@ -166,18 +168,24 @@ def _assemble_all(
     if not todo:
         return
     wanted = [[_request(half) for half in plan.copies[copy.position]] for copy in todo]
-    # All copies at once, so that a page shared by two copies is cut for both.
-    cut = _in_sandbox(
-        rt,
-        work,
-        "cutting:cut_copies",
-        {"copies": wanted, "clean": found["clean"] and len(todo) == len(copies)},
-        pages=found["page_count"],
-    )
+    cut: list[Mapping[str, Any]] = []
+    for piece in _pieces(wanted):
+        arguments = {"copies": piece, "clean": found["clean"], "prefix": f"copy-{len(cut)}"}
+        cut += _in_sandbox(rt, work, "cutting:cut_copies", arguments, pages=sum(map(len, piece)))
     pictures = _pictures(rt, work, plan, todo)
     _require_a_readable_page(pictures)
     for copy, source in zip(todo, cut, strict=True):
         _assemble(rt, work, scan, plan.copies[copy.position], copy, source, pictures[copy.position])
+
+
+def _pieces(copies: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Sequence[Mapping[str, Any]]]]:
+    """Group copies so that one piece of cutting stays within its wall time; a long copy is a piece of its own."""
+    pieces: list[list[Sequence[Mapping[str, Any]]]] = []
+    for copy in copies:
+        if not pieces or sum(map(len, pieces[-1])) + len(copy) > CUT_PAGES:
+            pieces.append([])
+        pieces[-1].append(copy)
+    return pieces
 
 
 def _request(half: HalfPage) -> dict[str, Any]:
@@ -196,12 +204,26 @@ def _pictures(
         pages = [
             {**_request(half), "mask": bounds.masked_fraction if half.starts_booklet else 0.0} for _, half in piece
         ]
-        answers = _in_sandbox(
-            rt, work, "pictures:page_pictures", {"pages": pages, "prefix": f"picture-{start}"}, pages=len(pages)
-        )
-        for (position, _), answer in zip(piece, answers, strict=True):
+        for (position, _), answer in zip(piece, _piece(rt, work, pages, start), strict=True):
             made[position].append(_store(rt, work, answer))
     return made
+
+
+def _piece(
+    rt: Runtime, work: Work, pages: Sequence[Mapping[str, Any]], start: int
+) -> Sequence[Mapping[str, Any]]:
+    """Picture some pages; when that breaks a limit, one by one, so that a bad page costs only itself."""
+    arguments = {"pages": pages, "prefix": f"picture-{start}"}
+    try:
+        found: Sequence[Mapping[str, Any]] = _in_sandbox(
+            rt, work, "pictures:page_pictures", arguments, pages=len(pages)
+        )
+        return found
+    except (Invalid, Timeout) as error:
+        if len(pages) == 1:
+            is_slow = isinstance(error, Timeout)
+            return [{"ok": False, "reason": error.reason, "message": error.message, "is_slow": is_slow}]
+        return [_piece(rt, work, [page], start + number)[0] for number, page in enumerate(pages)]
 
 
 def _store(rt: Runtime, work: Work, picture: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -220,6 +242,9 @@ def _store(rt: Runtime, work: Work, picture: Mapping[str, Any]) -> Mapping[str, 
 def _require_a_readable_page(pictures: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
     answers = [picture for made in pictures.values() for picture in made]
     if answers and not any(picture["ok"] for picture in answers):
+        if any(picture.get("is_slow") for picture in answers):
+            # A loaded machine may do better at the next attempt.
+            raise Timeout(answers[0]["reason"], answers[0]["message"])
         raise of_engine(answers[0]["reason"], answers[0]["message"])
 
 
