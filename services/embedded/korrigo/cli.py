@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config", "Show the settings."),
     "user": ("user", "Add and list accounts, set passwords."),
     "audit": ("audit", "Verify the audit trail."),
+    "read-only": ("read_only", "Refuse changes over HTTP, or allow them again."),
     "version": ("version", "Print the version."),
 }
 

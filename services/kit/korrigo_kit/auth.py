@@ -42,6 +42,8 @@ class Principal:
     csrf: str = ""
     must_change_password: bool = False
     is_cookie: bool = False
+    # Unix seconds at which the session began.
+    issued_at: int = 0
 
     def has(self, *roles: str) -> bool:
         """Tell whether the caller has one of these roles."""
@@ -114,6 +116,7 @@ class Verifier:
             csrf=str(claims.get("csrf", "")),
             must_change_password=bool(claims.get("mcp", False)),
             is_cookie=is_cookie,
+            issued_at=int(claims.get("iat", 0)),
         )
 
 

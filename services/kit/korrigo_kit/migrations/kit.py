@@ -122,7 +122,21 @@ CREATE TRIGGER outbox_rings AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FU
 CREATE TRIGGER jobs_ring AFTER INSERT ON jobs FOR EACH STATEMENT EXECUTE FUNCTION ring();
 """
 
+STEP_2 = """
+-- Turned by the front door only, read by every request's cache: read_only, tokens_from (kit.switches).
+CREATE TABLE switches (
+    name      text PRIMARY KEY,
+    value     bigint NOT NULL,
+    turned_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+"""
+
 
 def step_1() -> None:
     """Create streams, outbox, inbox, jobs, blob references, idempotency keys, revoked sessions, heartbeats."""
     op.execute(STEP_1)
+
+
+def step_2() -> None:
+    """Create the switches of the whole installation."""
+    op.execute(STEP_2)

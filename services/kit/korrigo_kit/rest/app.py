@@ -16,6 +16,7 @@ from korrigo_kit.rest import edge, problems
 from korrigo_kit.rest.caller import Authenticator
 from korrigo_kit.room import Runtime
 from korrigo_kit.settings import HttpSettings, Settings
+from korrigo_kit.switches import Switches
 from korrigo_kit.telemetry import metrics
 
 TITLE = "Korrigo"
@@ -38,7 +39,9 @@ def create_app(
     )
     app.state.runtimes = dict(runtimes)
     first = next(iter(runtimes.values()))
-    app.state.authenticator = Authenticator(Verifier(settings.auth), RevokedSessions(first.db))
+    app.state.authenticator = Authenticator(
+        Verifier(settings.auth), RevokedSessions(first.db), Switches(first.db)
+    )
     problems.install(app)
     for runtime in runtimes.values():
         for router in runtime.room.routers(runtime):

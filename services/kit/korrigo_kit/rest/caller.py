@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from korrigo_kit import context
 from korrigo_kit.auth import Principal, RevokedSessions, Verifier
 from korrigo_kit.errors import Forbidden, Unauthenticated
+from korrigo_kit.switches import TOKENS_FROM, Switches
 
 if TYPE_CHECKING:
     from korrigo_kit.room import Runtime
@@ -24,12 +25,16 @@ _BEFORE_PASSWORD_CHANGE = ("/api/me", "/api/me/password", "/api/logout", "/api/c
 class Authenticator:
     """Turns the Authorization header or the session cookie into a principal."""
 
-    def __init__(self, verifier: Verifier, revoked: RevokedSessions) -> None:
+    def __init__(self, verifier: Verifier, revoked: RevokedSessions, switches: Switches) -> None:
         self._verifier = verifier
         self._revoked = revoked
+        self._switches = switches
 
     def principal(self, request: Request) -> Principal:
-        """Return the caller; raises Unauthenticated, or Forbidden (CSRF, PASSWORD_CHANGE_REQUIRED)."""
+        """Return the caller.
+
+        Raises Unauthenticated, Forbidden (CSRF, PASSWORD_CHANGE_REQUIRED) and, for a change, Unavailable (READ_ONLY).
+        """
         header = request.headers.get("authorization", "")
         cookie = request.cookies.get(COOKIE)
         if header.lower().startswith("bearer "):
@@ -39,10 +44,12 @@ class Authenticator:
             self._require_csrf(request, principal)
         else:
             raise Unauthenticated("TOKEN_MISSING", "log in first")
-        if principal.session_id in self._revoked:
+        if principal.session_id in self._revoked or principal.issued_at < self._switches.value(TOKENS_FROM):
             raise Unauthenticated("SESSION_REVOKED", "the session has ended; log in again")
         if principal.must_change_password and request.url.path not in _BEFORE_PASSWORD_CHANGE:
             raise Forbidden("PASSWORD_CHANGE_REQUIRED", "change your password first")
+        if request.method not in _SAFE_METHODS:
+            self._switches.require_writable(request.url.path)
         return principal
 
     @staticmethod
