@@ -45,7 +45,8 @@ def settings_page() -> str:
         "is the path of a file that holds the value. An unknown variable is refused at start. `korrigo config show`",
         "tells the value in force and where it came from.",
         "",
-        "Without a section: `KORRIGO_HOME` (the data folder) and `KORRIGO_ADMIN_PASSWORD` (password of the first account).",
+        "Without a section: `KORRIGO_HOME` (the data folder) and `KORRIGO_ADMIN_PASSWORD` (password of the first",
+        "account).",
     ]
     for model in (*KIT_SECTIONS, *rooms.sections()):
         lines += ["", f"## {model.section}", "", "| Variable | Default | Meaning |", "|---|---|---|"]
