@@ -44,6 +44,7 @@ class FileStore:
         self._root = root
         self._cas = root / "cas"
         self._temporary = root / "tmp"
+        self._trash = root / "trash"
         with disk_errors():
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._temporary.mkdir(mode=0o700, exist_ok=True)
@@ -98,6 +99,51 @@ class FileStore:
                         with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                             yield Blob(path.name, path.stat().st_size)
 
+    def touched_at(self, sha256: str) -> float | None:
+        with disk_errors():
+            try:
+                return self._path(sha256).stat().st_mtime
+            except (NotFound, FileNotFoundError):
+                return None
+
+    def discard(self, sha256: str) -> None:
+        with disk_errors(), contextlib.suppress(FileNotFoundError, NotFound):
+            path = self._path(sha256)
+            self._trash.mkdir(mode=0o700, exist_ok=True)
+            kept = self._trash / sha256
+            before = path.stat().st_mtime
+            os.replace(path, kept)
+            if kept.stat().st_mtime != before:  # stored again in this very moment
+                os.replace(kept, path)
+            else:
+                os.utime(kept)  # from now on its age in the trash
+            for folder in (path.parent, self._trash):
+                _fsync_folder(folder)
+
+    def recover(self, sha256: str) -> bool:
+        with disk_errors():
+            kept = self._trash / Path(content_key(sha256)).name
+            try:
+                with kept.open("rb") as source:
+                    if hash_of(source) != sha256:
+                        return False
+                    source.seek(0)
+                    self._put(source)
+            except FileNotFoundError:
+                return False
+            kept.unlink(missing_ok=True)
+            return True
+
+    def empty_trash(self, older_than_seconds: float) -> int:
+        limit, removed = time.time() - older_than_seconds, 0
+        with disk_errors():
+            for path in self._trash.iterdir() if self._trash.exists() else ():
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < limit:
+                        path.unlink()
+                        removed += 1
+        return removed
+
     def check(self) -> None:
         with disk_errors():
             if not os.access(self._temporary, os.W_OK) or not os.access(self._cas, os.W_OK | os.X_OK):
@@ -130,6 +176,8 @@ class FileStore:
                 try:
                     if final.stat().st_size != blob.size:  # damaged; we hold the right bytes, so heal it
                         os.replace(temporary, final)
+                    else:
+                        os.utime(final)  # young again: the orphan sweep leaves alone what somebody just stored
                 except FileNotFoundError:  # deleted between link and stat
                     continue
             # Also when it was there: its writer may have died before its own fsync of the folder.

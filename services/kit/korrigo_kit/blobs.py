@@ -19,6 +19,7 @@ import hashlib
 import io
 import os
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -51,6 +52,8 @@ __all__ = ["Blob", "BlobStore", "FileStore", "S3Store", "open_store"]
 SINGLE_PUT_BYTES = 8 << 20
 # Bounds the memory of an upload to 24 MiB.
 PARTS_AT_ONCE = 3
+# Content older than this is written again by a put, so that the orphan sweep (24 h) sees that it is wanted.
+YOUNG_SECONDS = 3600
 
 
 class BlobStore(Protocol):
@@ -85,7 +88,23 @@ class BlobStore(Protocol):
         ...
 
     def delete(self, sha256: str) -> None:
-        """Remove the content; absent is fine. Only the orphan sweep calls this."""
+        """Remove the content at once; absent is fine. The orphan sweep uses `discard`."""
+        ...
+
+    def touched_at(self, sha256: str) -> float | None:
+        """Return when the content was last put (Unix seconds of the store's clock), None when absent."""
+        ...
+
+    def discard(self, sha256: str) -> None:
+        """Move the content to the trash; absent is fine. Only the orphan sweep calls this."""
+        ...
+
+    def recover(self, sha256: str) -> bool:
+        """Bring the content back from the trash; False when it is not there or is damaged."""
+        ...
+
+    def empty_trash(self, older_than_seconds: float) -> int:
+        """Remove what has lain in the trash for so long; returns how many."""
         ...
 
     def list(self) -> Iterator[Blob]:
@@ -168,7 +187,7 @@ class S3Store:
             source.seek(0)
             if blob.size <= SINGLE_PUT_BYTES:
                 return self._put_small(blob, source.read())
-            if self.size(blob.sha256) != blob.size:
+            if not self._is_stored(blob):
                 self._put_large(blob, source)
             return blob
 
@@ -176,7 +195,7 @@ class S3Store:
         blob = Blob(hashlib.sha256(data).hexdigest(), len(data))
         if blob.size <= SINGLE_PUT_BYTES:
             return self._put_small(blob, data)
-        if self.size(blob.sha256) != blob.size:
+        if not self._is_stored(blob):
             self._put_large(blob, io.BytesIO(data))
         return blob
 
@@ -226,6 +245,52 @@ class S3Store:
     def _name(self, sha256: str) -> str:
         return self._prefix + content_key(sha256)
 
+    def touched_at(self, sha256: str) -> float | None:
+        try:
+            key = self._name(sha256)
+            with self._errors(sha256):
+                return float(self._api.head(self._store, key)["last_modified"].timestamp())
+        except NotFound:
+            return None
+
+    def discard(self, sha256: str) -> None:
+        with contextlib.suppress(NotFound):
+            key = self._name(sha256)
+            before = self.touched_at(sha256)
+            with self._errors(sha256):
+                self._api.copy(self._store, key, f"{self._prefix}trash/{sha256}")
+                if self.touched_at(sha256) == before:  # else stored again in this very moment
+                    self._api.delete(self._store, key)
+
+    def recover(self, sha256: str) -> bool:
+        kept = f"{self._prefix}trash/{Path(content_key(sha256)).name}"
+        try:
+            with self._errors(sha256):
+                data = bytes(self._api.get(self._store, kept).bytes())
+        except NotFound:
+            return False
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return False
+        self.put_bytes(data)
+        with self._errors(None):
+            self._api.delete(self._store, kept)
+        return True
+
+    def empty_trash(self, older_than_seconds: float) -> int:
+        limit, old = time.time() - older_than_seconds, []
+        with self._errors(None):
+            for page in self._api.list(self._store, prefix=f"{self._prefix}trash/"):
+                old += [item["path"] for item in page if item["last_modified"].timestamp() < limit]
+            for path in old:
+                self._api.delete(self._store, path)
+        return len(old)
+
+    def _is_stored(self, blob: Blob) -> bool:
+        """Tell whether the content is there and young; a new put makes what the orphan sweep may look at young."""
+        touched_at = self.touched_at(blob.sha256)
+        is_young = touched_at is not None and touched_at > time.time() - YOUNG_SECONDS
+        return is_young and self.size(blob.sha256) == blob.size
+
     def _put_small(self, blob: Blob, data: bytes) -> Blob:
         if hashlib.sha256(data).hexdigest() != blob.sha256:
             raise _changed()
@@ -235,7 +300,7 @@ class S3Store:
             try:
                 self._api.put(self._store, key, data, mode="create", use_multipart=False)
             except exists:
-                if self._api.head(self._store, key)["size"] != blob.size:  # damaged: heal it
+                if not self._is_stored(blob):  # damaged or old: heal it, make it young
                     self._api.put(self._store, key, data, mode="overwrite", use_multipart=False)
         return blob
 
