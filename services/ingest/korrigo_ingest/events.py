@@ -7,6 +7,7 @@ from typing import Any
 
 from korrigo_kit import outbox
 from korrigo_kit.db import Tx
+from korrigo_protos.grading.v1.events_pb2 import Recorded
 from korrigo_protos.ingest.v1.events_pb2 import (
     Anomaly,
     Booklet,
@@ -121,4 +122,30 @@ def scan_finished(tx: Tx, scan: Mapping[str, Any], state: str, reason: str, copy
             scan_id=scan["id"], exam_id=scan["exam_id"], state=state, reason=reason, copy_ids=copy_ids
         ),
         actor_id=scan["uploaded_by"],
+    )
+
+
+def scan_retried(tx: Tx, scan: Mapping[str, Any], actor_id: str) -> None:
+    """Tell that an import that had failed is tried again."""
+    outbox.emit(
+        tx,
+        type="scan_retried",
+        subject=("scan", scan["id"]),
+        payload=ScanAccepted(scan_id=scan["id"], exam_id=scan["exam_id"]),
+        actor_id=actor_id,
+        action="RETRY",
+        metadata={"kind": "import", "job_id": scan["job_id"], "error_type": scan["error_reason"]},
+    )
+
+
+def acted(tx: Tx, action: str, actor_id: str, metadata: Mapping[str, Any]) -> None:
+    """Note in the audit trail what an operator had done to the installation as a whole."""
+    outbox.emit(
+        tx,
+        type="recorded",
+        subject=("system", "system"),
+        payload=Recorded(),
+        actor_id=actor_id,
+        action=action,
+        metadata=metadata,
     )

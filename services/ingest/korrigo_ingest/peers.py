@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from korrigo_kit.errors import NotFound, Timeout, Unavailable
+from korrigo_kit.errors import KorrigoError, NotFound, Timeout, Unavailable
 from korrigo_kit.room import Runtime
+from korrigo_protos.common.v1 import event_pb2, event_pb2_grpc
 from korrigo_protos.grading.v1 import grading_pb2, grading_pb2_grpc
+
+# Every room of the installation; one that is left out would lose its blobs to the orphan sweep.
+ROOMS = ("ingest", "grading", "render", "audit")
+
+
+def referenced(rt: Runtime, sha256: Sequence[str]) -> set[str]:
+    """Ask every room which of these blobs (1000 at most) it names; raises Unavailable when one does not answer."""
+    named: set[str] = set()
+    for room in ROOMS:
+        try:
+            with rt.channels.asking(room):
+                stub = rt.channels.stub(room, event_pb2_grpc.BlobRefServiceStub)
+                answer = stub.FilterReferenced(event_pb2.FilterReferencedRequest(sha256=sha256), timeout=15)
+        except KorrigoError as error:
+            raise Unavailable("ROOM_SILENT", f"{room} did not tell which blobs it needs ({error.reason})") from error
+        named.update(answer.sha256)
+    return named
 
 
 @dataclass(frozen=True, slots=True)

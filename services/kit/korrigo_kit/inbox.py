@@ -204,3 +204,15 @@ def _note(database: Database, subscription: Subscription, stream: event_pb2.Stre
             " WHERE source = %s AND subject_type = %s AND subject_id = %s",
             (error.reason, subscription.source, stream.subject_type, stream.subject_id),
         )
+
+
+def forget_looks(tx: Tx, source: str, kinds: Iterable[str]) -> int:
+    """Have the last event of every followed stream applied again at the next `catch_up`; returns how many streams.
+
+    For picked kinds, whose last event says everything: nothing is deleted, so readers see no hole meanwhile.
+    """
+    tx.run("DELETE FROM inbox_looks WHERE source = %s", (source,))
+    return tx.run(
+        "UPDATE inbox SET last_seq = last_seq - 1 WHERE source = %s AND kind = ANY(%s) AND last_seq > 0",
+        (source, list(kinds)),
+    )

@@ -332,3 +332,25 @@ def retry(tx: Tx, job_id: str) -> bool:
         )
         == 1
     )
+
+
+def hurry(tx: Tx, job_id: str) -> bool:
+    """Make a job that waits due now and let it be rung at once; False when it does not wait."""
+    return (
+        tx.run(
+            "UPDATE jobs SET not_before = clock_timestamp(), rung_at = NULL, rings = 0"
+            " WHERE id = %s AND state = 'READY'",
+            (job_id,),
+        )
+        == 1
+    )
+
+
+def counts(database: Database) -> dict[str, dict[str, int]]:
+    """Count the jobs by kind and state."""
+    with database.transaction() as tx:
+        rows = tx.all("SELECT kind, state, count(*) AS n FROM jobs GROUP BY kind, state ORDER BY kind, state")
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        found.setdefault(row["kind"], {})[row["state"]] = row["n"]
+    return found

@@ -32,6 +32,7 @@ from korrigo_kit.clock import rfc3339
 from korrigo_kit.db import Tx
 from korrigo_kit.errors import Invalid, NotFound
 from korrigo_kit.ids import new_id
+from korrigo_kit.outbox import SYSTEM_ACTOR
 from korrigo_kit.room import Runtime, add_blob_ref
 from korrigo_protos.common.v1 import event_pb2
 from korrigo_protos.render.v1 import events_pb2
@@ -163,6 +164,23 @@ def _commit(
     if number > 1:
         log.info("Copy %s previously failed, retrying finalization (attempt %s)", copy_id, number, extra=fields)
     return done
+
+
+def manifest_of(rt: Runtime, copy_id: str) -> bytes:
+    """Return the manifest of a copy's newest request, or of the copy as it is now when nothing was asked yet.
+
+    Changes nothing; `korrigo render` looks with it at what render would make. Raises NotFound (COPY_NOT_FOUND) and
+    StateConflict (SCORE_INCOMPLETE, ANNOTATION_ORPHANED).
+    """
+    with rt.db.transaction() as tx:
+        copy = copies.read(tx, copy_id)
+        if copy is None:
+            raise desk.not_found()
+        last = finalisations.newest(tx, copy_id, copy.revision)
+        if last is None:
+            marker_id = copy.locked_by or copy.assigned_corrector_id or SYSTEM_ACTOR
+            return _draft(tx, rt, copy, marker_id, rfc3339(copy.now)).data
+    return rt.blobs.read(last.manifest_sha256)
 
 
 def on_rendered(tx: Tx, event: event_pb2.Event) -> None:

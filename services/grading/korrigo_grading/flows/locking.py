@@ -166,6 +166,24 @@ def sweep(rt: Runtime) -> int:
     return done
 
 
+def ended(rt: Runtime) -> list[str]:
+    """List the copies that the next sweep will unlock."""
+    with rt.db.transaction() as tx:
+        return [*locks.expired(tx, _SWEEP_AT_ONCE), *locks.orphaned(tx, _SWEEP_AT_ONCE)]
+
+
+def reconcile(rt: Runtime, copy_id: str, actor_id: str = SYSTEM_ACTOR) -> bool:
+    """End the lock of a copy that is not LOCKED, which somebody wrote by hand; False when there is none."""
+    with rt.db.transaction(actor=actor_id) as tx:
+        copy = copies.hold(tx, copy_id, even_deleted=True)
+        if copy is None or copy.lock is None or copy.status == statuses.LOCKED:
+            return False
+        if not locks.end(tx, copy_id, copy.lock.fence, only_expired=False):
+            return False
+        _tell_unlock(tx, copy, copy.status, reason="reconciled", actor_id=actor_id)
+    return True
+
+
 def _end_lease(tx: Tx, copy_id: str) -> bool:
     copy = copies.hold(tx, copy_id, even_deleted=True)
     if copy is None or copy.status != statuses.LOCKED:

@@ -19,7 +19,8 @@ from korrigo_grading.models.accounts import Account
 from korrigo_grading.settings import LoginSettings
 from korrigo_kit.auth import Principal, Signer, new_csrf
 from korrigo_kit.db import Tx
-from korrigo_kit.errors import Exhausted, Invalid, Unauthenticated
+from korrigo_kit.errors import Exhausted, Invalid, NotFound, Unauthenticated
+from korrigo_kit.outbox import SYSTEM_ACTOR
 from korrigo_kit.room import Runtime
 from korrigo_kit.settings import SettingsError
 
@@ -168,6 +169,35 @@ def _note_change(tx: Tx, caller: Principal, changed: Account) -> None:
         metadata={"changed": ["password"], "sessions_ended": ended, "version": changed.version},
     )
     events.sessions_revoked(tx, changed.id, actor_id=caller.user_id)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """An account with sessions that live."""
+
+    user_id: str
+    username: str
+    sessions: int
+
+
+def logged_in(rt: Runtime) -> list[LoggedIn]:
+    """List who is logged in."""
+    with rt.db.transaction() as tx:
+        return [LoggedIn(*row) for row in accounts.with_sessions(tx)]
+
+
+def clear(rt: Runtime, user_id: str, actor_id: str = SYSTEM_ACTOR) -> int:
+    """End every session of an account in every room; returns how many lived. Started by `korrigo sessions clear`."""
+    with rt.db.transaction(actor=actor_id) as tx:
+        if accounts.lock(tx, user_id) is None:
+            raise NotFound("USER_NOT_FOUND", "there is no such account")
+        ended = accounts.revoke_sessions(tx, user_id)
+        if ended:
+            events.user_changed(
+                tx, user_id, action="SESSIONS_CLEARED", actor_id=actor_id, metadata={"sessions_ended": ended}
+            )
+            events.sessions_revoked(tx, user_id, actor_id=actor_id)
+    return ended
 
 
 def prune(rt: Runtime) -> None:

@@ -170,6 +170,15 @@ def revoke_sessions(tx: Tx, user_id: str) -> int:
     )
 
 
+def with_sessions(tx: Tx) -> list[tuple[str, str, int]]:
+    """List (id, user name, sessions) of the accounts that are logged in."""
+    rows = tx.all(
+        "SELECT u.id::text AS id, u.username, count(*) AS sessions FROM sessions s JOIN users u ON u.id = s.user_id"
+        " WHERE s.revoked_at IS NULL AND s.expires_at > clock_timestamp() GROUP BY u.id ORDER BY u.account_key"
+    )
+    return [(row["id"], row["username"], row["sessions"]) for row in rows]
+
+
 def refused_sessions(tx: Tx, user_id: str) -> list[tuple[str, int]]:
     """List the revoked sessions whose tokens could still pass, with the Unix second of their end."""
     rows = tx.all(

@@ -25,7 +25,6 @@ from korrigo_kit.telemetry.logs import Stopwatch
 from korrigo_protos.grading.v1.events_pb2 import RenderRequested
 from korrigo_protos.render.v1.events_pb2 import Manifest, Rendered, RenderFailed
 from korrigo_render.errors import of_engine
-from korrigo_render.metrics import render_duration_seconds
 from korrigo_render.settings import RenderSettings
 
 log = logging.getLogger("korrigo.render")
@@ -61,33 +60,40 @@ def run(rt: Runtime, work: Work) -> None:
     watch = Stopwatch()
     order = work.job.payload
     log.info("rendering copy %s revision %d", order["copy_id"], order["revision"], extra={"copy_id": order["copy_id"]})
-    try:
-        made = _make(rt, work, order["manifest_sha256"])
-        final = rt.blobs.put_file(work.folder / "final.pdf")
-    except Exception:
-        render_duration_seconds.labels("failed").observe(watch.seconds)
-        raise
+    made = _make(rt, work, order["manifest_sha256"])
+    final = rt.blobs.put_file(work.folder / "final.pdf")
     if final.sha256 != made["sha256"]:
         raise Invalid("FINAL_CHANGED", "the final PDF changed between verification and storing")
     with rt.db.transaction() as tx:
         _record(tx, work.job, final, made, watch.milliseconds)
-    render_duration_seconds.labels("success").observe(watch.seconds)
     log.info("rendered copy %s revision %d", order["copy_id"], order["revision"], extra={"copy_id": order["copy_id"]})
 
 
+def try_out(rt: Runtime, manifest: bytes, folder: Path) -> dict[str, Any]:
+    """Make and verify `folder/final.pdf` outside any job; nothing is stored, nothing is told.
+
+    Errors as `run`. Started by `korrigo render`, for whoever looks for the cause of a failure.
+    """
+    return _build(rt, manifest, folder, rt.settings.get(RenderSettings).cap_seconds)
+
+
 def _make(rt: Runtime, work: Work, manifest_sha256: str) -> dict[str, Any]:
-    manifest = _manifest(rt.blobs.read(manifest_sha256))
-    rt.blobs.fetch(manifest.source_sha256, work.folder / "source.pdf")
-    (work.folder / "manifest.json").write_text(json.dumps(as_json(manifest)))
-    limits = _limits(rt, len(manifest.pages), work.remaining_seconds())
-    made = _in_sandbox(rt, f"{_ENGINE}.append:append", {}, work.folder, limits)
+    return _build(rt, rt.blobs.read(manifest_sha256), work.folder, work.remaining_seconds())
+
+
+def _build(rt: Runtime, data: bytes, folder: Path, remaining_seconds: float) -> dict[str, Any]:
+    manifest = _manifest(data)
+    rt.blobs.fetch(manifest.source_sha256, folder / "source.pdf")
+    (folder / "manifest.json").write_text(json.dumps(as_json(manifest)))
+    limits = _limits(rt, len(manifest.pages), remaining_seconds)
+    made = _in_sandbox(rt, f"{_ENGINE}.append:append", {}, folder, limits)
     checked = {
         "final": "final.pdf",
         "source": "source.pdf",
         "expected_pages": made["pages"],
         "annotated_pages": made["annotated_pages"],
     }
-    _in_sandbox(rt, f"{_ENGINE}.verify:verify", checked, work.folder, limits)
+    _in_sandbox(rt, f"{_ENGINE}.verify:verify", checked, folder, limits)
     return made
 
 

@@ -1,0 +1,88 @@
+"""Imports that ended badly are tried again, and imports that stand still are rung again.
+
+Started by `korrigo retry_failed_tasks` and `korrigo recover_stuck_copies`. A scan that was REJECTED is not retried:
+the document itself was refused, and would be again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from korrigo_ingest import events
+from korrigo_kit import jobs
+from korrigo_kit.db import Tx
+from korrigo_kit.errors import NotFound, StateConflict
+from korrigo_kit.outbox import SYSTEM_ACTOR
+from korrigo_kit.room import Runtime
+
+_SCAN = (
+    "s.id::text AS id, s.exam_id::text AS exam_id, s.state, s.error_reason, s.job_id::text AS job_id, j.state"
+    " AS job_state, s.updated_at FROM scans s JOIN jobs j ON j.id = s.job_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """An import as an operator sees it."""
+
+    id: str
+    exam_id: str
+    state: str
+    error_reason: str | None
+    job_id: str
+    job_state: str
+    updated_at: datetime
+
+
+def failed(rt: Runtime, since: datetime | None) -> list[Import]:
+    """List the imports that failed, oldest first; with `since` only those that ended later."""
+    with rt.db.transaction() as tx:
+        rows = tx.all(
+            f"SELECT {_SCAN} WHERE s.state = 'FAILED' AND j.state IN ('FAILED', 'QUARANTINED')"
+            " AND (%(since)s::timestamptz IS NULL OR s.finished_at >= %(since)s) ORDER BY s.finished_at",
+            {"since": since},
+        )
+    return [Import(**row) for row in rows]
+
+
+def of_copies(rt: Runtime, copy_ids: list[str]) -> dict[str, Import]:
+    """Tell from which import each of these copies came."""
+    with rt.db.transaction() as tx:
+        rows = tx.all(
+            f"SELECT c.copy_id::text AS copy_id, {_SCAN} JOIN scan_copies c ON c.scan_id = s.id"
+            " WHERE c.copy_id = ANY(%s::uuid[])",
+            (copy_ids,),
+        )
+    return {row.pop("copy_id"): Import(**row) for row in rows}
+
+
+def retry(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> None:
+    """Have a failed import done again with fresh counters; raises NotFound and StateConflict (NOTHING_TO_RETRY)."""
+    with rt.db.transaction(actor=actor_id) as tx:
+        scan = _held(tx, scan_id)
+        if scan["state"] != "FAILED" or not jobs.retry(tx, scan["job_id"]):
+            raise StateConflict("NOTHING_TO_RETRY", f"the import is {scan['state']}, it did not fail")
+        tx.run(
+            "UPDATE scans SET state = 'RECEIVED', error_reason = NULL, error_message = NULL, finished_at = NULL,"
+            " updated_at = clock_timestamp() WHERE id = %s",
+            (scan_id,),
+        )
+        events.scan_retried(tx, scan, actor_id)
+
+
+def ring(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> bool:
+    """Ring again at once for an import that waits; False when it does not wait."""
+    with rt.db.transaction(actor=actor_id) as tx:
+        scan = _held(tx, scan_id)
+        if not jobs.hurry(tx, scan["job_id"]):
+            return False
+        events.scan_retried(tx, scan, actor_id)
+    return True
+
+
+def _held(tx: Tx, scan_id: str) -> dict[str, str]:
+    scan = tx.one(f"SELECT {_SCAN} WHERE s.id = %s FOR UPDATE OF s", (scan_id,))
+    if scan is None:
+        raise NotFound("SCAN_NOT_FOUND", "there is no such scan")
+    return scan
