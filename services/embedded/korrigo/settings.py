@@ -14,4 +14,12 @@ class PostgresSettings(Section):
     binaries: str = Field("", description="Folder of PostgreSQL programs to use instead of those that ship with us.")
 
 
-SECTIONS: tuple[type[Section], ...] = (PostgresSettings,)
+class BackupSettings(Section):
+    section: ClassVar[str] = "backup"
+    directory: str = Field("", description="Folder of the backups; default: $KORRIGO_HOME/backups. Best another disk.")
+    nightly: bool = Field(True, description="Let `korrigo up` make one every night and when the last is a day old.")
+    hour: int = Field(2, ge=0, le=23, description="Hour of the nightly backup, by the machine's clock.")
+    keep: int = Field(14, ge=1, description="Backups kept of each kind that is made by itself; yours stay.")
+
+
+SECTIONS: tuple[type[Section], ...] = (PostgresSettings, BackupSettings)

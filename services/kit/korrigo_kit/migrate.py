@@ -71,7 +71,8 @@ def migrate(settings: DatabaseSettings, plans: Sequence[Plan]) -> list[str]:
         connection.execute("SET lock_timeout = '60s'")
         connection.execute("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
         for plan in plans:
-            _prepare(connection, settings, plan.room)
+            make_roles(connection, settings, plan.room)
+            _make_schema(connection, plan.room)
             before = current(connection, plan.room)
             if before != plan.head:
                 _upgrade(settings, plan)
@@ -84,7 +85,8 @@ def _role_exists(connection: psycopg.Connection[Any], role: str) -> bool:
     return connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is not None
 
 
-def _prepare(connection: psycopg.Connection[Any], settings: DatabaseSettings, room: str) -> None:
+def make_roles(connection: psycopg.Connection[Any], settings: DatabaseSettings, room: str) -> None:
+    """Create a room's two roles, or renew the password of the second; a restore needs them before the tables."""
     owner, role = f"korrigo_{room}_owner", f"korrigo_{room}"
     if not _role_exists(connection, owner):
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(owner)))
@@ -97,6 +99,10 @@ def _prepare(connection: psycopg.Connection[Any], settings: DatabaseSettings, ro
                 sql.SQL(verb), sql.Identifier(role), sql.Literal(role_password(settings, role))
             )
         )
+
+
+def _make_schema(connection: psycopg.Connection[Any], room: str) -> None:
+    owner = f"korrigo_{room}_owner"
     connection.execute(
         sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(sql.Identifier(room), sql.Identifier(owner))
     )

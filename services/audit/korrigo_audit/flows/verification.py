@@ -38,11 +38,18 @@ class Verdict:
 
 def verify(rt: Runtime, subject: tuple[str, str] | None = None) -> Verdict:
     """Check one stream, or all; a room that does not answer is named in `unreachable`, its tail is unchecked."""
+    verdict = verify_stored(rt.db, subject)
+    verdict.findings.extend(_missing_tails(rt, subject, verdict))
+    return verdict
+
+
+def verify_stored(database: Database, subject: tuple[str, str] | None = None) -> Verdict:
+    """Check what is stored and ask no room: sequences and hashes, without the last numbers (restored backups)."""
     verdict = Verdict()
     streams = set()
 
     def counted() -> Iterator[Record]:
-        for record in _records(rt.db, subject):
+        for record in _records(database, subject):
             verdict.records += 1
             streams.add((record.subject_type, record.subject_id))
             yield record
@@ -51,7 +58,6 @@ def verify(rt: Runtime, subject: tuple[str, str] | None = None) -> Verdict:
         if len(verdict.findings) < MAX_FINDINGS:
             verdict.findings.append(finding)
     verdict.streams = len(streams)
-    verdict.findings.extend(_missing_tails(rt, subject, verdict))
     return verdict
 
 

@@ -34,10 +34,13 @@ def migrate(
 
     installation.attach()
     settings = rooms.load_settings()
+    saved_as = None if dry_run else save_first(settings)
     moved = due(settings) if dry_run else apply(settings)
     if as_json:
-        typer.echo(json.dumps({"dry_run": dry_run, "moved": moved}))
+        typer.echo(json.dumps({"dry_run": dry_run, "moved": moved, "backup": str(saved_as) if saved_as else None}))
         return
+    if saved_as:
+        typer.echo(f"backed up as {saved_as}")
     for line in moved:
         typer.echo(line)
     if not moved:
@@ -63,6 +66,29 @@ def due(settings: Settings) -> list[str]:
     with connect(settings.database) as connection:
         behind = [(plan, current(connection, plan.room)) for plan in plans()]
     return [f"{plan.room} {before or '-'} -> {plan.head}" for plan, before in behind if before != plan.head]
+
+
+def save_first(settings: Settings) -> Path | None:
+    """Back up what a migration will change; None when nothing will change or there is nothing yet.
+
+    Without a home and without KORRIGO_BACKUP__DIRECTORY the database is somebody else's to back up.
+    """
+    from korrigo.backup import schedule, taking
+    from korrigo.home import Home
+    from korrigo.settings import BackupSettings
+    from korrigo_kit.migrate import connect, current
+
+    with connect(settings.database) as connection:
+        found = [(plan.head, current(connection, plan.room)) for plan in plans()]
+    if any(version is None for _, version in found) or all(head == version for head, version in found):
+        return None
+    if settings.home is None and not settings.get(BackupSettings).directory:
+        typer.echo("no backup is made: KORRIGO_BACKUP__DIRECTORY is not set", err=True)
+        return None
+    home = Home.locate()
+    directory = taking.directory_of(home, settings)
+    say = lambda text: typer.echo(text, err=True)  # noqa: E731
+    return taking.take(home, settings, directory, kind=schedule.BEFORE_MIGRATION, say=say).path
 
 
 def apply(settings: Settings) -> list[str]:
