@@ -18,8 +18,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # Extra words for pytest: make test TESTS="tests/unit -k fence"
 TESTS ?=
 
-# Debian packages that tests drive as real parts: the broker, and second opinions on every PDF.
-TEST_PROGRAMS := rabbitmq-server:rabbitmq-server qpdf:qpdf pdftotext:poppler-utils strace:strace npm:npm
+# Debian packages that tests drive as real parts: the broker, second opinions on every PDF, what reads the alerts.
+TEST_PROGRAMS := rabbitmq-server:rabbitmq-server qpdf:qpdf pdftotext:poppler-utils strace:strace npm:npm \
+	  promtool:prometheus amtool:prometheus-alertmanager
 
 # Tools look here first; uv reads the certificates that pip was told about.
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin
