@@ -37,10 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config", "Show the settings."),
     "user": ("user", "Add and list accounts, set passwords."),
     "audit": ("audit", "Verify the audit trail."),
-    "read-only": ("read_only", "Refuse changes over HTTP, or allow them again."),
-    "version": ("version", "Print the version."),
     "backup": ("backup", "Make, verify, list and restore backups."),
     "restore_backup": ("restore_backup", "Do the same as `backup restore`."),
+    "read-only": ("read_only", "Refuse changes over HTTP, or allow them again."),
+    "version": ("version", "Print the version."),
 }
 
 EXIT_UNEXPECTED = 1
@@ -55,6 +55,11 @@ _EXIT_CODES: tuple[tuple[type[KorrigoError], int], ...] = (
     (Unavailable, 7),
     (Timeout, 7),
 )
+
+
+def _known(word: str) -> str:
+    """Return the table's spelling: the seed's words have underscores, and hyphens do as well."""
+    return word if word in COMMANDS else word.replace("-", "_")
 
 
 class Words(TyperGroup):
@@ -73,11 +78,6 @@ class Words(TyperGroup):
         """Import the command that was asked for."""
         word, placeholder, rest = super().resolve_command(ctx, args)
         if placeholder is None or word is None:
-def _known(word: str) -> str:
-    """Return the table's spelling: the seed's words have underscores, and hyphens do as well."""
-    return word if word in COMMANDS else word.replace("-", "_")
-
-
             return word, placeholder, rest
         module = importlib.import_module(f"korrigo.commands.{COMMANDS[_known(word)][0]}")
         command = get_command(module.app)
