@@ -40,7 +40,7 @@ def create_app(
     app.state.runtimes = dict(runtimes)
     first = next(iter(runtimes.values()))
     app.state.authenticator = Authenticator(
-        Verifier(settings.auth), RevokedSessions(first.db), Switches(first.db)
+        Verifier(settings.auth), RevokedSessions(first.db), Switches(first.db), _allowed_origins(settings.http)
     )
     problems.install(app)
     for runtime in runtimes.values():
@@ -55,12 +55,20 @@ def create_app(
 
 
 def _allowed_hosts(http: HttpSettings) -> set[str] | None:
-    named = {name.strip() for name in http.allowed_hosts.split(",") if name.strip()}
+    named = {name.strip().lower() for name in http.allowed_hosts.split(",") if name.strip()}
     if http.public_url:
         named.add(urlsplit(http.public_url).hostname or "")
     if http.host in ("127.0.0.1", "localhost", "::1"):
         return {*edge.LOOPBACK_HOSTS, *named}
     return {*edge.LOOPBACK_HOSTS, http.host, *named} if named else None
+
+
+def _allowed_origins(http: HttpSettings) -> set[str]:
+    named = {name.strip().rstrip("/") for name in http.allowed_origins.split(",") if name.strip()}
+    if http.public_url:
+        parts = urlsplit(http.public_url)
+        named.add(f"{parts.scheme}://{parts.netloc}")
+    return named
 
 
 def _add_health(app: FastAPI, runtimes: Mapping[str, Runtime], settings: Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
@@ -25,15 +25,19 @@ _BEFORE_PASSWORD_CHANGE = ("/api/me", "/api/me/password", "/api/logout", "/api/c
 class Authenticator:
     """Turns the Authorization header or the session cookie into a principal."""
 
-    def __init__(self, verifier: Verifier, revoked: RevokedSessions, switches: Switches) -> None:
+    def __init__(
+        self, verifier: Verifier, revoked: RevokedSessions, switches: Switches, origins: Collection[str] = ()
+    ) -> None:
         self._verifier = verifier
         self._revoked = revoked
         self._switches = switches
+        self._origins = origins
 
     def principal(self, request: Request) -> Principal:
         """Return the caller.
 
-        Raises Unauthenticated, Forbidden (CSRF, PASSWORD_CHANGE_REQUIRED) and, for a change, Unavailable (READ_ONLY).
+        Raises Unauthenticated, Forbidden (ORIGIN_NOT_ALLOWED, CSRF_TOKEN_INVALID, PASSWORD_CHANGE_REQUIRED) and, for
+        a change, Unavailable (READ_ONLY).
         """
         header = request.headers.get("authorization", "")
         cookie = request.cookies.get(COOKIE)
@@ -52,13 +56,22 @@ class Authenticator:
             self._switches.require_writable(request.url.path)
         return principal
 
-    @staticmethod
-    def _require_csrf(request: Request, principal: Principal) -> None:
+    def _require_csrf(self, request: Request, principal: Principal) -> None:
         # Only a cookie is sent by a browser without its page's doing; a header cannot be forged across sites.
         if request.method in _SAFE_METHODS:
             return
-        if not hmac.compare_digest(request.headers.get("x-csrf-token", ""), principal.csrf):
+        origin = request.headers.get("origin")
+        # The Host has been checked by the edge, so that a page of it is one of ours.
+        if origin is not None and origin not in self._origins and _host(origin) != request.headers.get("host"):
+            raise Forbidden("ORIGIN_NOT_ALLOWED", "a page of another site may change nothing here")
+        # As bytes, because a header may hold what is not ASCII.
+        if not hmac.compare_digest(request.headers.get("x-csrf-token", "").encode(), principal.csrf.encode()):
             raise Forbidden("CSRF_TOKEN_INVALID", "the X-CSRF-Token header is missing or wrong")
+
+
+def _host(origin: str) -> str:
+    _, separator, host = origin.partition("://")
+    return host if separator else ""
 
 
 def authenticate(request: Request) -> Principal:

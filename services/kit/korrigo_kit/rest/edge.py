@@ -10,6 +10,7 @@ import logging
 from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from korrigo_kit import context
@@ -22,6 +23,8 @@ log = logging.getLogger("korrigo.rest")
 
 # Bodies other than uploads are small (reliability.md 9).
 MAX_JSON_BYTES = 1 << 20
+# Key of the scope under which an endpoint finds how to allow itself a larger body (kit.rest.upload).
+ALLOW_BODY = "korrigo.allow_body"
 SLOW_SECONDS = 5.0
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _QUIET_PATHS = ("/metrics", "/api/health", "/api/health/live", "/api/health/ready")
@@ -76,7 +79,7 @@ class Edge:
             return
         host = headers.get("host", "")
         name = host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdigit() else host
-        if name not in self._hosts:
+        if name.lower() not in self._hosts:
             raise Invalid("HOST_NOT_ALLOWED", "this server does not answer under that name", status=421)
 
 
@@ -89,24 +92,29 @@ class _Exchange:
         self._send = send
         self._watch = Stopwatch()
         self._status = 0
-        self._left: int | None = None
+        self._left = MAX_JSON_BYTES
         self.method: str = scope["method"]
         if self.method == "HEAD":
             scope["method"] = "GET"
+        scope[ALLOW_BODY] = self._allow_body
 
     def limit_body(self, headers: Headers) -> None:
+        # Whether an endpoint takes a file is known when it asks for it: `_allow_body`.
         if headers.get("content-type", "").lower().startswith("multipart/form-data"):
             return
-        self._left = MAX_JSON_BYTES
         if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > MAX_JSON_BYTES:
             raise TooLarge("BODY_TOO_LARGE", "the body is too large", max_bytes=MAX_JSON_BYTES)
 
+    def _allow_body(self, max_bytes: int) -> None:
+        self._left = max_bytes + MAX_JSON_BYTES
+
     async def receive(self) -> Message:
         message = await self._receive()
-        if self._left is not None and message["type"] == "http.request":
+        if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
-                raise TooLarge("BODY_TOO_LARGE", "the body is too large", max_bytes=MAX_JSON_BYTES)
+                # The only kind of error that FastAPI lets through while it reads a body.
+                raise HTTPException(413, "the body is too large")
         return message
 
     async def send(self, message: Message) -> None:

@@ -18,7 +18,7 @@ from korrigo_kit.errors import Bug, KorrigoError
 log = logging.getLogger("korrigo.rest")
 
 RETRY_AFTER_SECONDS = 2
-_HTTP_REASONS = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 400: "UNPARSABLE"}
+_HTTP_REASONS = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 400: "UNPARSABLE", 413: "BODY_TOO_LARGE"}
 
 
 class Problem(BaseModel):

@@ -13,6 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from korrigo_kit.errors import Exhausted, Invalid, TooLarge, Unparsable, Unsupported
+from korrigo_kit.rest import edge
 
 _HEADER_LIMIT = 8192
 
@@ -105,6 +106,7 @@ async def receive_upload(request: Request, *, field: str, path: Path, max_bytes:
     boundary = options.get(b"boundary")
     if not boundary:
         raise Unparsable("INVALID_MULTIPART", "the multipart boundary is missing")
+    request.scope[edge.ALLOW_BODY](max_bytes)
     with path.open("wb") as target:
         receiver = _Receiver(field, target, max_bytes)
         try:
