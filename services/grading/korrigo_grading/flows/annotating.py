@@ -61,6 +61,7 @@ def create(
         "page_id": given.get("page_id"),
         "page_index": given.get("page_index"),
         **_proof(caller, copy_id, token),
+        "marks_any": caller.has(*access.MARKS_ANY),
     }
     with rt.db.transaction(actor=caller.user_id, roles=caller.roles) as tx:
         made = rows.create(tx, values)

@@ -95,7 +95,8 @@ def heartbeat(rt: Runtime, caller: Principal, copy_id: str, token: str | None) -
     caller.require(*access.MARKERS)
     token_hash = rules.token_hash(token)
     with _transaction(rt, caller) as tx:
-        lease = locks.beat(tx, copy_id=copy_id, user_id=caller.user_id, token_hash=token_hash)
+        marks_any = caller.has(*access.MARKS_ANY)
+        lease = locks.beat(tx, copy_id=copy_id, user_id=caller.user_id, token_hash=token_hash, marks_any=marks_any)
         if lease is not None:
             return lease
         try:
@@ -125,6 +126,7 @@ def force(rt: Runtime, caller: Principal, copy_id: str, reason: str) -> None:
 
     Raises Forbidden, NotFound (COPY_NOT_FOUND, LOCK_MISSING) and Invalid (REASON_REQUIRED).
     """
+    caller.require("admin")
     if not reason.strip():
         raise Invalid("REASON_REQUIRED", "say why the lock is ended", field="reason")
     with _transaction(rt, caller) as tx:

@@ -53,13 +53,15 @@ _SELECT = (
 _CREATE = f"""
 {HELD}, target AS (
     SELECT h.copy_id, h.marking, h.fence, p.page_id, p.page_index
-    FROM held h JOIN copy_pages p ON p.copy_id = h.copy_id
+    FROM held h JOIN copies c ON c.id = h.copy_id JOIN exams e ON e.id = c.exam_id
+        -- A lock does not outlive the right to mark.
+        AND (%(marks_any)s OR e.corrector_ids @> ARRAY[%(user_id)s::uuid])
+    JOIN copy_pages p ON p.copy_id = h.copy_id
         AND (%(page_id)s::uuid IS NULL OR p.page_id = %(page_id)s::uuid)
         AND (%(page_index)s::integer IS NULL OR p.page_index = %(page_index)s::integer)
-    WHERE %(question_id)s::text IS NULL OR EXISTS (
-        SELECT 1 FROM copies c JOIN exams e ON e.id = c.exam_id WHERE c.id = h.copy_id
-        AND jsonb_path_exists(e.grading_structure, '$.** ? (@.id == $q && !exists(@.children))',
-            jsonb_build_object('q', %(question_id)s::text)))
+    WHERE %(question_id)s::text IS NULL
+        OR jsonb_path_exists(e.grading_structure, '$.** ? (@.id == $q && !exists(@.children))',
+            jsonb_build_object('q', %(question_id)s::text))
 ), made AS (
     INSERT INTO annotations (copy_id, id, marking, page_id, x, y, w, h, type, content, score_delta, question_id,
         strokes, fence, created_by)

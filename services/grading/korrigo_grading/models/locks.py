@@ -110,14 +110,20 @@ def refresh(tx: Tx, copy_id: str, *, fence: int, token_hash: str, ttl_seconds: i
     return Lease(**row) if row else None
 
 
-def beat(tx: Tx, *, copy_id: str, user_id: str, token_hash: str) -> Lease | None:
-    """Renew a live lease by its token for as long as it was granted; a lease that ended stays ended."""
+def beat(tx: Tx, *, copy_id: str, user_id: str, token_hash: str, marks_any: bool) -> Lease | None:
+    """Renew a live lease by its token for as long as it was granted; a lease that ended stays ended.
+
+    None too for a marker (not `marks_any`) who is no corrector of the exam any more.
+    """
     row = tx.one(
-        "UPDATE copy_locks SET heartbeat_at = clock_timestamp(),"
-        " expires_at = clock_timestamp() + make_interval(secs => ttl_seconds)"
-        " WHERE copy_id = %s AND owner_id = %s AND token_hash = %s AND expires_at > clock_timestamp()"
-        " RETURNING expires_at, clock_timestamp() AS now",
-        (copy_id, user_id, token_hash),
+        "UPDATE copy_locks l SET heartbeat_at = clock_timestamp(),"
+        " expires_at = clock_timestamp() + make_interval(secs => l.ttl_seconds)"
+        " FROM copies c JOIN exams e ON e.id = c.exam_id"
+        " WHERE c.id = l.copy_id AND (%(marks_any)s OR e.corrector_ids @> ARRAY[%(user_id)s::uuid])"
+        " AND l.copy_id = %(copy_id)s AND l.owner_id = %(user_id)s AND l.token_hash = %(token_hash)s"
+        " AND l.expires_at > clock_timestamp()"
+        " RETURNING l.expires_at, clock_timestamp() AS now",
+        {"copy_id": copy_id, "user_id": user_id, "token_hash": token_hash, "marks_any": marks_any},
     )
     return Lease(**row) if row else None
 
