@@ -256,7 +256,7 @@ def test_reopened_and_graded_again(desk: Desk) -> None:
     action, metadata = desk.acts(copy_id)[-1]
     assert (action, metadata["revision_from"], metadata["revision_to"]) == ("REOPEN", 1, 2)
     assert len(metadata["reason_commitment"]) == 64
-    assert finalize.final_pdf(desk.rt, lead, copy_id, None).final_sha256 == first.final_sha256
+    assert finalize.final_pdf(desk.rt, desk.admin, copy_id, None).final_sha256 == first.final_sha256
     token = marked(desk, copy_id, points=3)
     finalize.request(desk.rt, desk.admin, copy_id, token, forget)
     desk.rendered(copy_id, PDF + b"second")
@@ -332,7 +332,7 @@ def test_the_pdf_over_http(room: GradingRoom, desk: Desk) -> None:
     assert admin.get(path, headers={"If-None-Match": tag}).status_code == 304
     head = admin.head(path)
     assert (head.headers["Content-Length"], head.content) == (str(len(PDF)), b"")
-    for role, status in (("marker", 403), ("student", 403), ("auditor", 403), ("lead_marker", 200)):
+    for role, status in (("marker", 403), ("student", 403), ("auditor", 403), ("lead_marker", 403)):
         client, _ = room.user(f"reads-pdf-{role}", role)
         assert client.get(path).status_code == status
     assert admin.get(path, params={"revision": 2}).status_code == 404

@@ -12,6 +12,8 @@ READERS = ("admin", "scan_operator", "lead_marker", "auditor", "marker")
 SEES_ALL = ("admin", "scan_operator", "lead_marker", "auditor")
 MARKERS = ("admin", "lead_marker", "marker")
 MARKS_ANY = ("admin", "lead_marker")
+# Who harmonises or audits works on anonymous copies like a marker.
+SEES_IDENTITY = ("admin", "scan_operator")
 
 
 def may_see(
@@ -34,5 +36,5 @@ def is_assigned(roles: Collection[str], user_id: str, assigned_corrector_id: str
 
 
 def sees_identity(roles: Collection[str]) -> bool:
-    """Tell whether unmasked pictures are for this account (decisions.md, Anonymity): never for a mere marker."""
-    return any(role in SEES_ALL for role in roles)
+    """Tell whether unmasked pictures are for this account (decisions.md, Anonymity), as ingest tells it too."""
+    return any(role in SEES_IDENTITY for role in roles)

@@ -39,8 +39,9 @@ from korrigo_protos.render.v1 import events_pb2
 
 log = logging.getLogger("grading")
 
-# Who may read a final PDF: its header is not masked (decisions.md, The source of a copy and the final PDF).
-READERS = ("admin", "lead_marker")
+# Who may read a final PDF before the results are released: its header is not masked (decisions.md, The source of a
+# copy and the final PDF). Release opens it to lead markers and to the student.
+READERS = ("admin",)
 # How often a request is rebuilt because somebody wrote while its manifest was being stored.
 _TRIES = 5
 
@@ -315,6 +316,7 @@ def reopen(rt: Runtime, caller: Principal, copy_id: str, reason: str) -> Copy:
     The final PDF of the old revision stays readable. Raises StateConflict (INVALID_STATUS) and Invalid
     (REASON_REQUIRED).
     """
+    caller.require("admin")
     if not reason.strip():
         raise Invalid("REASON_REQUIRED", "say why the copy is reopened", field="reason")
     with rt.db.transaction(actor=caller.user_id, roles=caller.roles) as tx:

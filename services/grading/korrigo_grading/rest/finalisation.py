@@ -103,7 +103,7 @@ def read_final_pdf(
     if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
     if_range: Annotated[str | None, Header(alias="If-Range")] = None,
 ) -> Response:
-    """Download the final PDF; its ETag is its SHA-256. Headers are not masked: admins and lead markers."""
+    """Download the final PDF; its ETag is its SHA-256. Headers are not masked: admins only until release."""
     found = flow.final_pdf(rt, caller, str(copy_id), revision)
     assert found.final_sha256 is not None and found.final_size is not None
     tag, size = etag(found.final_sha256), found.final_size
