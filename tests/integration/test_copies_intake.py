@@ -68,7 +68,8 @@ def test_an_anomaly_waits_for_a_person(desk: Desk) -> None:
     clerk = desk.person("scan_operator")
     after = validation.validate(desk.rt, clerk, copy_id, override_anomalies=True, reason="Zoé said so")
     assert after.status == "READY"
-    [(_, metadata)] = desk.acts(copy_id)
+    [(told, facts), (_, metadata)] = desk.acts(copy_id)
+    assert (told, facts) == (None, {"after": {"ingest": 2}})  # what ingest waits for before it calls a scan done
     assert metadata["anomalies_overridden"] == ["REMAINDER_PAGES"]
     assert len(metadata["reason_commitment"]) == 64 and "Zo" not in str(metadata)
     with pytest.raises(StateConflict, match="INVALID_STATUS"):
