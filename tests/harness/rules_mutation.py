@@ -157,6 +157,8 @@ def _tests_for(mutant: Mutant) -> Iterator[dict[str, Any]]:
         tests = content["tests"]
         if "alert" in mutant.original:
             tests = [own for test in tests if (own := _own_expectations(test, mutant.name)) is not None]
+        else:
+            tests = [test for test in tests if any(mutant.name in line["expr"] for line in test["promql_expr_test"])]
         if tests:
             yield content | {"rule_files": ["rules.json"], "tests": tests}
 
