@@ -77,7 +77,7 @@ def _scores(rt: Runtime) -> Iterator[Finding]:
             ]
             for copy_id in ids:
                 copy = copies.read(tx, copy_id)
-                if copy is None:
+                if copy is None or copy.status != "GRADED":
                     continue
                 written = scores.read(tx, copy_id)
                 sheet = rules.sheet(copy.leaves, copy.max_score, written.scores, rows.deltas(tx, copy_id))
@@ -90,10 +90,14 @@ def _scores(rt: Runtime) -> Iterator[Finding]:
 
 
 def statuses_of(rt: Runtime, after: str, limit: int = 500) -> list[tuple[str, str]]:
-    """List (copy, status) of the copies that are not deleted, from after one on, so that audit can be asked."""
+    """List (copy, status) of the copies that are not deleted, from after one on, so that audit can be asked.
+
+    Copies that moved within the last ten seconds are left out: what was told of them may still be on its way.
+    """
     with rt.db.transaction() as tx:
         rows = tx.all(
             "SELECT id::text AS id, status FROM copies WHERE deleted_at IS NULL"
+            " AND updated_at < clock_timestamp() - interval '10 seconds'"
             " AND (%(after)s = '' OR id::text > %(after)s) ORDER BY id::text LIMIT %(limit)s",
             {"after": after, "limit": limit},
         )

@@ -6,6 +6,7 @@ Nothing is changed here and nothing is ever deleted: what heals a copy are the f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from korrigo_grading.settings import LockSettings
 from korrigo_kit.room import Runtime
@@ -75,14 +76,13 @@ def stuck(rt: Runtime, thresholds: Thresholds) -> list[Stuck]:
         return [Stuck(**row) for row in tx.all(_SQL, values)]
 
 
-def failed(rt: Runtime, since_seconds: float | None) -> list[str]:
-    """List the copies that are GRADING_FAILED, longest first; with a limit only those that failed since then."""
+def failed(rt: Runtime, since: datetime | None) -> list[str]:
+    """List the copies that are GRADING_FAILED, longest first; with `since` only those that failed later."""
     with rt.db.transaction() as tx:
         rows = tx.all(
             "SELECT c.id::text AS id FROM copies c JOIN exams e ON e.id = c.exam_id WHERE c.status = 'GRADING_FAILED'"
-            " AND c.deleted_at IS NULL AND e.deleted_at IS NULL AND (%(since)s::float8 IS NULL"
-            "   OR c.updated_at >= clock_timestamp() - make_interval(secs => %(since)s::float8))"
-            " ORDER BY c.updated_at, c.id",
-            {"since": since_seconds},
+            " AND c.deleted_at IS NULL AND e.deleted_at IS NULL"
+            " AND (%(since)s::timestamptz IS NULL OR c.updated_at >= %(since)s) ORDER BY c.updated_at, c.id",
+            {"since": since},
         )
     return [row["id"] for row in rows]
