@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-call"
+# PyMuPDF, the baseline, has no types.
 """One measured case per process: `python -m bench.cases CASE FOLDER` prints its CPU seconds and peak memory as JSON.
 
 A case's set-up (imports, opening) counts, as it does in the product. Baselines are re-written here from what the

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pikepdf
 import pytest
+
 from harness.corpora import CORPORA
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(0)]
