@@ -65,6 +65,8 @@ _SETTINGS: dict[str, str] = {
     "logging_collector": "off",
     "log_line_prefix": "'%m [%p] %q%u@%d %a '",
     "log_checkpoints": "off",
+    # The details of an error quote the row that was refused, names and texts included.
+    "log_error_verbosity": "terse",
     "lc_messages": "C",
 }
 

@@ -16,7 +16,7 @@ from korrigo_grading.events import accounts as events
 from korrigo_grading.models import accounts, credentials
 from korrigo_grading.models.accounts import Account
 from korrigo_kit.auth import ROLES, Principal
-from korrigo_kit.db import Tx, UniqueViolation
+from korrigo_kit.db import Tx
 from korrigo_kit.errors import AlreadyExists, Invalid, NotFound, StateConflict
 from korrigo_kit.outbox import SYSTEM_ACTOR
 from korrigo_kit.room import Runtime
@@ -72,19 +72,18 @@ def create(
     with credentials.slot():
         stored = credentials.hashed(password)
     with rt.db.transaction(actor=by.user_id, roles=by.roles) as tx:
-        try:
-            made = accounts.insert(
-                tx,
-                # Random, not UUIDv7: the actor of every event must not tell when he was hired (decisions.md, Leaf v1).
-                user_id=str(uuid.uuid4()),
-                username=name,
-                stored_password=stored,
-                roles=wanted,
-                email=email,
-                must_change_password=must_change_password,
-            )
-        except UniqueViolation:
-            raise AlreadyExists("USERNAME_TAKEN", "there is an account of this name") from None
+        made = accounts.insert(
+            tx,
+            # Random, not UUIDv7: the actor of every event must not tell when he was hired (decisions.md, Leaf v1).
+            user_id=str(uuid.uuid4()),
+            username=name,
+            stored_password=stored,
+            roles=wanted,
+            email=email,
+            must_change_password=must_change_password,
+        )
+        if made is None:
+            raise AlreadyExists("USERNAME_TAKEN", "there is an account of this name")
         events.user_changed(
             tx,
             made.id,

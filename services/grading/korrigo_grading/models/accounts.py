@@ -95,15 +95,15 @@ def insert(
     roles: Sequence[str],
     email: str | None,
     must_change_password: bool,
-) -> Account:
-    """Write a new account; raises UniqueViolation when the name is taken."""
-    return account(
-        tx.row(
-            "INSERT INTO users (id, username, account_key, password_hash, roles, email, must_change_password)"
-            f" VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING {_COLUMNS}",
-            (user_id, username, account_key(username), stored_password, list(roles), email, must_change_password),
-        )
+) -> Account | None:
+    """Write a new account; None when the name is taken."""
+    # No violation of the key, which PostgreSQL would log with the name.
+    row = tx.one(
+        "INSERT INTO users (id, username, account_key, password_hash, roles, email, must_change_password)"
+        f" VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (account_key) DO NOTHING RETURNING {_COLUMNS}",
+        (user_id, username, account_key(username), stored_password, list(roles), email, must_change_password),
     )
+    return account(row) if row else None
 
 
 def update(tx: Tx, user_id: str, fields: Mapping[str, Any]) -> Account:
