@@ -1,6 +1,7 @@
 """Everything that is generated from the code: `make reference` writes it, `make drift` compares.
 
-docs/reference/settings.md from the settings' models; the merged OpenAPI document, which grading serves where the
+docs/reference/settings.md from the settings' models; docs/reference/commands.md from the commands; the
+merged OpenAPI document, which grading serves where the
 rooms are processes of their own (decisions.md, Ownership).
 """
 
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import korrigo_grading
-from korrigo import rooms
+from korrigo import command_pages, rooms
 from korrigo_kit.settings import KIT_SECTIONS, PREFIX
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = ROOT / "docs" / "reference" / "settings.md"
+COMMANDS = ROOT / "docs" / "reference" / "commands.md"
 OPENAPI = Path(korrigo_grading.__file__).parent / "openapi.json"
 
 
@@ -60,7 +62,8 @@ def settings_page() -> str:
 
 def generated() -> dict[Path, str]:
     """Produce every generated file's text."""
-    return {SETTINGS: settings_page(), OPENAPI: json.dumps(openapi(), indent=1, sort_keys=True) + "\n"}
+    document = json.dumps(openapi(), indent=1, sort_keys=True) + "\n"
+    return {SETTINGS: settings_page(), COMMANDS: command_pages.page(), OPENAPI: document}
 
 
 def main(arguments: list[str]) -> int:
