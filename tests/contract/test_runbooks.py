@@ -1,0 +1,100 @@
+"""Every alert has its runbook and every runbook its alert; their commands can be typed as they stand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from harness.runbooks import PAGES, PARTS, RUNBOOKS, blocks, parts
+
+ROOT = RUNBOOKS.parents[1]
+RULES = sorted((ROOT / "charts" / "korrigo" / "files" / "rules").glob("*.yaml"))
+# The runbook column of the design's table of alerts.
+NAMES = {
+    "import-stuck", "ocr-errors", "finalization-failing", "retries-exhausted", "lock-conflicts", "expired-locks",
+    "high-latency", "error-rate", "missing-audit-events", "audit-chain", "workers-down", "queue-backlog", "broker-down",
+    "database-down", "database-connections", "database-blocked", "disk-space", "object-store", "login-failures",
+    "intervention-failed", "sweeper-stale", "backup-too-old", "target-down", "metrics-absent", "watchdog",
+}  # fmt: skip
+# Nothing here may destroy what somebody scanned, wrote or marked.
+DESTRUCTIVE = re.compile(
+    r"\brm\b|\b(DELETE|UPDATE|INSERT|DROP|TRUNCATE|ALTER)\s|-delete\b|\bmkfs|\bdd\b|FLUSH|purge|kill -9|--force\b"
+)
+
+
+def _name(page: Path) -> str:
+    return page.stem
+
+
+def _alerts() -> list[dict[str, Any]]:
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def _runbook(alert: dict[str, Any]) -> str:
+    return str(alert["annotations"]["runbook_url"]).rpartition("/")[2]
+
+
+def test_every_alert_has_its_page_and_every_page_an_alert() -> None:
+    assert {_runbook(alert) for alert in _alerts()} == {page.stem for page in PAGES} == NAMES
+
+
+def test_the_overview_names_every_page() -> None:
+    assert set(re.findall(r"\]\(([a-z-]+)\.md\)", parts(RUNBOOKS / "README.md")["Pages"])) == NAMES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_a_page_has_its_four_parts_and_commands_in_two(page: Path) -> None:
+    assert page.read_text().startswith(f"# {page.stem}\n")
+    found = parts(page)
+    assert tuple(found) == PARTS
+    assert all(text.strip() for text in found.values())
+    assert blocks(found["Diagnosis"]) and blocks(found["Mitigation"])
+    assert not blocks(found["Meaning"] + found["Impact"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_a_page_explains_each_of_its_alerts(page: Path) -> None:
+    """Where a page serves several alerts it names them, because the person paged has only the name."""
+    alerts = {alert["alert"] for alert in _alerts() if _runbook(alert) == page.stem}
+    meaning = parts(page)["Meaning"]
+    if len(alerts) > 1 and page.stem not in {"finalization-failing"}:
+        assert {alert for alert in alerts if alert not in meaning} == set()
+
+
+@pytest.mark.parametrize("page", [RUNBOOKS / "README.md", *PAGES], ids=_name)
+def test_every_command_block_is_sound_bash_and_destroys_nothing(page: Path) -> None:
+    for block in blocks(page.read_text()):
+        checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=20, check=False)
+        assert (checked.returncode, checked.stderr) == (0, ""), block
+        assert DESTRUCTIVE.search(re.sub(r"-X DELETE \"\$BASE/api/locks/\$COPY\"", "", block)) is None, block
+
+
+def test_fences_are_closed_and_of_a_known_kind() -> None:
+    for page in [RUNBOOKS / "README.md", *PAGES]:
+        fences = re.findall(r"^ *```(\w*)", page.read_text(), re.MULTILINE)
+        assert set(fences[::2]) <= {"bash"} and set(fences[1::2]) <= {""}, page.name
+        assert len(fences) == 2 * len(blocks(page.read_text())), page.name
+
+
+def test_the_words_of_korrigo_that_pages_use_exist() -> None:
+    shown = subprocess.run(
+        [Path(sys.executable).parent / "korrigo", "--help"],
+        capture_output=True, check=True, text=True, timeout=30, env={"COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    known = set(re.findall(r"^  ([a-z_-]+)  ", shown, re.MULTILINE))
+    used: dict[str, str] = {}
+    for page in [RUNBOOKS / "README.md", *PAGES]:
+        text = page.read_text()
+        code = [*blocks(text), *re.findall(r"`([^`\n]+)`", text)]
+        for word in (word for part in code for word in re.findall(r"(?:^|[\s;&|(])korrigo ([a-z][a-z_-]*)", part)):
+            used[word] = page.name
+    assert used
+    # `systemctl restart korrigo` and the like end with the word and do not match.
+    assert {word: page for word, page in used.items() if word not in known} == {}

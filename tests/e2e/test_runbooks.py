@@ -1,0 +1,78 @@
+"""The Diagnosis part of every runbook, run as it is written against a running instance.
+
+One bash per page, with the preamble of docs/runbooks/README.md; the instance has one copy in STAGING and knows its
+scan, so that the lines about one copy and one scan run too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from harness.client import Client
+from harness.instance import KORRIGO, Embedded
+from harness.pdfs import Label, a4_scan
+from harness.runbooks import PAGES, blocks, parts, preamble
+
+# What bash and psql say when a line could not do its work, even where a pipe hides the exit code.
+COMPLAINTS = ("command not found", "syntax error", "ERROR:", "FATAL:", "unbound variable", "Traceback", "ambiguous")
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Embedded]:
+    """An instance with an admin's password file, as after a first start."""
+    with Embedded() as running:
+        assert isinstance(running, Embedded)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def terminal(own: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Say what a person's terminal holds once the preamble asks: where, who, which copy, which scan."""
+    with Client(own.url, patience_seconds=20) as client:
+        client.login("admin", own.admin_password)
+        exam = client.create_exam("Runbooks", pages_per_booklet=0, auto_validate=False)
+        path = a4_scan(tmp_path_factory.mktemp("scan") / "scan.pdf", [Label(7, 1, page) for page in (1, 2)])
+        scan_id = client.upload(exam["id"], path)["scan_id"]
+        copy_id = client.wait_scan(scan_id)["copy_ids"][0]
+        client.wait_audit(copy_id, "IMPORT")
+        token = client.http.headers["Authorization"].removeprefix("Bearer ")
+    folders = f"{KORRIGO.parent}:{os.environ['PATH']}"
+    return own.env | {"PATH": folders, "BASE": own.url, "TOKEN": token, "COPY": copy_id, "SCAN": scan_id}
+
+
+def _run(script: str, env: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_the_preamble_logs_in_by_itself(own: Embedded, terminal: Mapping[str, str], tmp_path: Path) -> None:
+    (own.home / "admin-password").write_text(own.admin_password + "\n")
+    env = {name: value for name, value in terminal.items() if name not in {"TOKEN", "COPY", "SCAN"}}
+    done = _run(preamble() + '\napi "$BASE/api/me" | pretty\nchild worker\nqueue\nbeats', env, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"username": "admin"' in done.stdout and "worker" in done.stdout
+
+
+def test_the_sql_of_the_preamble_cannot_change_anything(terminal: Mapping[str, str], tmp_path: Path) -> None:
+    done = _run(preamble() + '\nsql "DELETE FROM grading_copylock"', terminal, tmp_path)
+    assert done.returncode != 0
+    assert "read-only transaction" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not on PATH")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_diagnosis_runs(page: Path, terminal: Mapping[str, str], tmp_path: Path) -> None:
+    commands = blocks(parts(page)["Diagnosis"])
+    marked = [f"echo '--- block {number}' | tee /dev/stderr\n{block}" for number, block in enumerate(commands, 1)]
+    done = _run("\n".join([preamble(), *marked]), terminal, tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert [word for word in COMPLAINTS if word in done.stderr] == [], done.stderr
+    assert f"--- block {len(commands)}" in done.stdout
