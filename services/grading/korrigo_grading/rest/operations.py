@@ -1,0 +1,126 @@
+"""The state of the product over HTTP, for those who keep it running (`/api/ops` is grading's: decisions.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field
+
+from korrigo_grading.flows import overview as flow
+from korrigo_kit.clock import rfc3339
+from korrigo_kit.rest import Caller, room_runtime
+from korrigo_kit.room import Runtime
+
+api = APIRouter(prefix="/api/ops", tags=["operations"])
+Rt = Annotated[Runtime, Depends(room_runtime("grading"))]
+
+
+class StatusCount(BaseModel):
+    """Copies of one status."""
+
+    count: int
+    oldest_seconds: float = Field(description="Since the longest unchanged of them changed; 0 = there is none.")
+
+
+class Backlog(BaseModel):
+    """Things that wait, and how long the first of them has."""
+
+    count: int
+    oldest_seconds: float = Field(description="0 = there is none.")
+
+
+class Locks(BaseModel):
+    """Locks on copies; expired ones are swept within seconds."""
+
+    active: int
+    stale: int = Field(description="The holder is silent; others may take over.")
+    expired: int
+
+
+class Sessions(BaseModel):
+    """Who is logged in."""
+
+    open: int
+    people: int
+
+
+class Part(BaseModel):
+    """A relay, sweeper or worker of grading."""
+
+    name: str
+    silent_seconds: float = Field(description="Since it last said that it lives; a living one says it every 5 to 10 s.")
+
+
+class Peer(BaseModel):
+    """Another room."""
+
+    name: str
+    is_serving: bool = Field(description="False = it did not answer within a second.")
+
+
+class Volume(BaseModel):
+    """Room on a file system that the product writes to."""
+
+    name: str
+    size_bytes: int
+    available_bytes: int
+
+
+class Versions(BaseModel):
+    """What runs."""
+
+    korrigo: str
+    postgresql: str
+    # Not `schema`: pydantic's models have a method of that name.
+    database_schema: str = Field(description="Newest migration of grading.")
+
+
+class Summary(BaseModel):
+    """All that a control room needs, at one moment."""
+
+    at: str = Field(description="RFC 3339, UTC, by the database's clock.")
+    copies: dict[str, StatusCount] = Field(description="By status; every status is there.")
+    finalising: Backlog = Field(description="Copies whose final PDF is asked for and not made.")
+    locks: Locks
+    jobs: dict[str, dict[str, int]] = Field(description="Grading's own jobs by kind and state.")
+    oldest_due_job_seconds: float = Field(description="How long the first due job of grading has waited; 0 = none.")
+    outbox: Backlog = Field(description="Events that grading has not told yet.")
+    sessions: Sessions
+    parts: list[Part]
+    peers: list[Peer]
+    volumes: list[Volume] = Field(description="Only those that are folders of this machine.")
+    versions: Versions
+
+
+@api.get("/summary")
+def read_summary(caller: Caller, rt: Rt, response: Response) -> Summary:
+    """Tell the state of the product: copies, locks, backlogs, sessions, parts, peers, room on disk, versions.
+
+    Admins and auditors only; the same figures as the metrics, for installations without a monitoring system.
+    """
+    found = flow.overview(rt, caller)
+    response.headers["Cache-Control"] = "no-store"
+    return Summary(
+        at=rfc3339(found.at),
+        copies={status: StatusCount(count=n, oldest_seconds=oldest) for status, (n, oldest) in found.copies.items()},
+        finalising=_backlog(found.finalising),
+        locks=Locks(**found.locks),
+        jobs=found.jobs,
+        oldest_due_job_seconds=found.oldest_due,
+        outbox=_backlog(found.outbox),
+        sessions=Sessions(open=found.sessions, people=found.people),
+        parts=[Part(name=name, silent_seconds=silent) for name, silent in found.parts.items()],
+        peers=[Peer(name=name, is_serving=is_serving) for name, is_serving in found.peers.items()],
+        volumes=[Volume(name=v.name, size_bytes=v.size, available_bytes=v.free) for v in found.volumes],
+        versions=Versions(
+            korrigo=found.versions["korrigo"],
+            postgresql=found.versions["postgresql"],
+            database_schema=found.versions["schema"],
+        ),
+    )
+
+
+def _backlog(found: tuple[int, float]) -> Backlog:
+    count, oldest_seconds = found
+    return Backlog(count=count, oldest_seconds=oldest_seconds)
