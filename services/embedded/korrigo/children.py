@@ -41,8 +41,9 @@ class Child:
     """A child as it should be.
 
     `after`: names of children that must be ready first. `is_task`: runs once, must exit 0. `is_needless`: asked
-    when a task's turn comes; true skips it. `before_start` may block for a moment and may raise; the start is
-    then tried again.
+    when a task's turn comes; true skips it. `is_due`: makes it an errand, started whenever this is true and nobody's
+    to wait for; asked again and again, so it must answer at once. `before_start` may block for a moment and may
+    raise; the start is then tried again.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Child:
     after: tuple[str, ...] = ()
     is_ready: Callable[[], bool] = _at_once
     is_needless: Callable[[], bool] = _never
+    is_due: Callable[[], bool] | None = None
     before_start: Callable[[], None] = _nothing
     is_task: bool = False
     start_seconds: float = 90.0
@@ -101,7 +103,7 @@ class Running:
     @property
     def is_settled(self) -> bool:
         """Tell whether whatever comes after this one may start."""
-        return self.phase in (Phase.READY, Phase.DONE)
+        return self.phase in (Phase.READY, Phase.DONE) or self.child.is_due is not None
 
     def spawn(self) -> None:
         """Start the process; it is told to die with this one. Call from the main thread only.

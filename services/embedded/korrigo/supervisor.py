@@ -30,6 +30,7 @@ LONGEST_BACKOFF_SECONDS = 5.0
 LONG_LIFE_SECONDS = 30.0  # a child that lived so long starts its back-off anew
 BOOT_FAILURES = 4  # exits (not kills) of one child before it was ever ready: then the start has failed
 HOPELESS = 78  # sysexits.h EX_CONFIG: the settings are wrong, another try cannot help
+ERRAND_AGAIN_SECONDS = 3600.0  # an errand that failed is tried again after this
 _TICK_SECONDS = 0.05
 _REST_SECONDS = 1.0
 _ROTATE_SECONDS = 5.0
@@ -100,6 +101,8 @@ class Supervisor:
     def _advance(self, running: Running) -> None:
         now = time.monotonic()
         if running.phase is Phase.WAITING and now >= running.not_before and self._may_start(running):
+            if running.child.is_due is not None and not running.child.is_due():
+                return
             if running.child.is_task and running.child.is_needless():
                 running.phase = Phase.DONE
                 return
@@ -124,7 +127,7 @@ class Supervisor:
 
     def _count_failure(self, running: Running, text: str) -> None:
         """Give up when a child fails again and again before its first success; later, keep trying for ever."""
-        if running.was_ready:
+        if running.was_ready or running.child.is_due is not None:
             return
         running.failures += 1
         if running.failures >= BOOT_FAILURES and not self._failure:
@@ -163,7 +166,12 @@ class Supervisor:
             # Killed from outside (by a person, a test, for memory): no sign that the next start will fail.
             running.backoff_seconds = 0.0
         running.forget()
-        if running.child.is_task and code == 0:
+        if running.child.is_due is not None and running.phase is not Phase.STOPPED:
+            running.phase = Phase.WAITING
+            running.not_before = time.monotonic() + (ERRAND_AGAIN_SECONDS if code else 0)
+            if code:
+                self._note(running, f"failed with {code}; the end of its log: {running.tail()}")
+        elif running.child.is_task and code == 0:
             running.phase = Phase.DONE
         elif running.phase is not Phase.STOPPED:
             text = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -18,6 +18,7 @@ from pathlib import Path
 import typer
 
 from korrigo import installation, postgres, probes
+from korrigo.backup.schedule import Schedule
 from korrigo.children import Child
 from korrigo.home import Home
 from korrigo.supervisor import Supervisor
@@ -115,9 +116,10 @@ def _plan(home: Home) -> Plan:
             after=first,
             is_task=True,
             is_needless=lambda: server is not None and is_current(server),
-            start_seconds=600,
+            start_seconds=3600,  # it makes a backup first when it has something to change
         )
     )
+    children += _backups(home, env, is_embedded=is_embedded)
     ready = home.run
     children += [
         _part(ready, "api", env, "run", "all", "--part", "api", address=address),
@@ -126,6 +128,33 @@ def _plan(home: Home) -> Plan:
         _part(ready, "worker", env, "work", "all"),
     ]
     return Plan(children, address, password if is_new else "", home.admin_password_file)
+
+
+def _backups(home: Home, env: dict[str, str], *, is_embedded: bool) -> list[Child]:
+    """Return the errand that makes the nightly backups; its settings are read by hand, see the module's imports."""
+    directory = env.get("KORRIGO_BACKUP__DIRECTORY", "")
+    is_wanted = env.get("KORRIGO_BACKUP__NIGHTLY", "true").lower() not in ("0", "false", "off", "no", "n", "f")
+    hour = env.get("KORRIGO_BACKUP__HOUR", "")
+    if not is_wanted or not (is_embedded or directory):
+        return []
+    # Written once, by initdb; without a database of ours, the first start made the secrets.
+    installed = home.postgres / "data" / "PG_VERSION" if is_embedded else home.secrets / "rpc-secret"
+    plan = Schedule(
+        Path(directory) if directory else home.root / "backups",
+        installed,
+        int(hour) if hour.isdecimal() and int(hour) < 24 else 2,
+    )
+    return [
+        Child(
+            name="backup",
+            argv=_argv("backup", "create", "--kind", "nightly"),
+            env=env,
+            after=("api",),
+            is_task=True,
+            is_due=plan.is_due,
+            start_seconds=6 * 3600,
+        )
+    ]
 
 
 def _kept_password(home: Home) -> str:

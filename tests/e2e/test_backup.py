@@ -1,0 +1,407 @@
+"""Backups: what comes back is what was there, what is damaged is refused, what is killed leaves the old state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from harness.client import Client, Lock, Refused
+from harness.instance import KORRIGO, Embedded
+from harness.ledger import Ledger
+from harness.pdfs import a4_booklets
+from harness.processes import wait_for
+from harness.story import Marker
+from korrigo.backup import archive
+from korrigo.backup.schedule import BEFORE_RESTORE, NIGHTLY, Schedule, name_of
+from korrigo_kit.errors import KorrigoError
+
+COPIES, GRADED = 10, 8
+QUESTIONS = {"q1": 8.0, "q2": 12.0}
+SEED = int(os.environ.get("KORRIGO_CHAOS_SEED", "20270301"))
+IS_SOAK = os.environ.get("KORRIGO_TEST_SOAK") == "1"
+DAMAGED, CONFLICT = 5, 4
+# What a restore ends or begins anew by design, and what is no content.
+VOLATILE_TABLES = (
+    "heartbeats", "inbox_looks", "sessions", "revoked_sessions", "login_attempts", "switches", "copy_locks",
+)  # fmt: skip
+VOLATILE_COLUMNS = "'{fence,sent_at,rung_at,rings}'::text[]"
+# The words that a restore says before each step; killed there, or a moment later.
+STEPS = ("loading", "settling", "swapping")
+
+DIGEST = """
+import json, sys
+from pathlib import Path
+from korrigo.backup import servers
+from korrigo.home import Home
+home = Home(Path(sys.argv[1]))
+lock = home.lock()
+with servers.owned(home) as settings:
+    print(settings.database.url.get_secret_value(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def _tables(url: str) -> dict[str, str]:
+    """Digest the content of every table, volatile things and the installation's own stream left out."""
+    found = {}
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE"
+            " c.relkind = 'r' AND n.nspname IN ('ingest', 'grading', 'render', 'audit') ORDER BY 1, 2"
+        ).fetchall()
+        for schema, table in rows:
+            if table in VOLATILE_TABLES:
+                continue
+            answer = connection.execute(
+                f"SELECT count(*), md5(coalesce(string_agg(r, '|' ORDER BY r), '')) FROM (SELECT (to_jsonb(t) -"
+                f" {VOLATILE_COLUMNS})::text AS r FROM {schema}.{table} t"
+                " WHERE to_jsonb(t)->>'subject_type' IS DISTINCT FROM 'system') rows".encode()
+            ).fetchone()
+            assert answer is not None
+            found[f"{schema}.{table}"] = f"{answer[0]}:{answer[1]}"
+    return found
+
+
+def _stopped_tables(instance: Embedded) -> dict[str, str]:
+    """Digest a home whose product is stopped."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DIGEST, str(instance.home)],
+        env=instance.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdin is not None
+        found = _tables(process.stdout.readline().strip())
+        process.stdin.close()
+    return found
+
+
+@dataclass
+class World:
+    """A populated product, what it held at its backup, and the backup."""
+
+    instance: Embedded
+    exam: dict[str, Any]
+    tables: dict[str, str]
+    finals: dict[str, str]
+    locked: Lock
+    token: str
+    backup: Path
+    seconds: float
+    later: dict[str, str] = field(default_factory=dict)
+
+
+def _populate(instance: Embedded, client: Client, folder: Path) -> tuple[dict[str, Any], dict[str, str], Lock]:
+    exam = client.create_exam("Backed up", pages_per_booklet=1, questions=QUESTIONS)
+    path = a4_booklets(folder / "ten.pdf", document=77, booklets=COPIES, pages=1)
+    copy_ids = client.wait_scan(client.upload(exam["id"], path)["scan_id"], seconds=180)["copy_ids"]
+    marker = Marker(client, Ledger(), random.Random(SEED))
+    for copy_id in copy_ids[:GRADED]:
+        marker.mark(client.wait_copy(copy_id, ["READY"], seconds=60), QUESTIONS, annotations=2)
+    for copy_id in copy_ids[:GRADED]:
+        client.wait_graded(copy_id)
+        client.wait_audit(copy_id, "FINALIZE")
+    client.wait_copy(copy_ids[-2], ["READY"], seconds=60)
+    lock = client.lock(copy_ids[-1])
+    client.annotate(lock, content="under lock")
+    client.wait_audit(copy_ids[-1], "CREATE_ANN")
+    return exam, {copy_id: _final(client, copy_id) for copy_id in copy_ids[:GRADED]}, lock
+
+
+def _final(client: Client, copy_id: str) -> str:
+    return hashlib.sha256(client.final_pdf(copy_id).content).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Make ten copies in every state that a person leaves behind, back them up, and go on a little."""
+    folder = tmp_path_factory.mktemp("backup")
+    with Embedded() as instance:
+        assert isinstance(instance, Embedded)
+        with Client(instance.url, patience_seconds=30) as client:
+            client.login("admin", instance.admin_password)
+            exam, finals, lock = _populate(instance, client, folder)
+            url = instance._database_url()
+            done = instance.cli("backup", "create", "--json")
+            assert done.returncode == 0, done.stderr
+            told = json.loads(done.stdout)
+            assert (told["copies"], told["kind"]) == (COPIES, "manual") and told["objects"] > COPIES
+            tables = _tables(url)
+            later = client.create_exam("After the backup")
+            token = str(client.http.headers["Authorization"])
+        made = World(instance, exam, tables, finals, lock, token, Path(told["path"]), told["seconds"])
+        print(f"backup of {COPIES} copies: {told['seconds']} s, {told['object_bytes'] / 1e6:.1f} MB of objects")
+        assert later["id"]
+        yield made
+
+
+# ------------------------------------------------------------------------------------------------ read-only mode
+def test_read_only_refuses_changes_and_nothing_else(world: World) -> None:
+    instance = world.instance
+    with Client(instance.url) as client:
+        client.login("admin", instance.admin_password)
+        assert json.loads(instance.cli("read-only", "on", "--json").stdout) == {"read_only": True, "changed": True}
+        try:
+            time.sleep(1.0)  # promised: in force within a second
+            for method, path in (
+                ("POST", "/api/exams"), ("PATCH", f"/api/exams/{world.exam['id']}"), ("POST", "/api/scans"),
+                ("DELETE", f"/api/copies/{world.locked.copy_id}/lock"), ("POST", "/api/users"),
+            ):  # fmt: skip
+                refused = client.http.request(method, path, json={})
+                assert (refused.status_code, refused.json()["reason"]) == (503, "READ_ONLY"), path
+                assert int(refused.headers["Retry-After"]) > 0
+            assert client.copies(world.exam["id"])
+            assert client.heartbeat(world.locked)["status"] == "HEARTBEAT_OK"
+            with Client(instance.url) as other:
+                other.login("admin", instance.admin_password)
+        finally:
+            assert instance.cli("read-only", "off").returncode == 0
+        wait_for("changes again", lambda: client.create_exam("Allowed again"), seconds=5)
+
+
+# ------------------------------------------------------------------------------------------------ damage
+def _flip(root: Path, choose: random.Random) -> str:
+    path = choose.choice([path for path in _files(root) if path.stat().st_size])
+    data = bytearray(path.read_bytes())
+    at = choose.randrange(len(data))
+    data[at] ^= 1 << choose.randrange(8)
+    path.write_bytes(data)
+    return f"bit of {path.relative_to(root)} at {at}"
+
+
+def _truncate(root: Path, choose: random.Random) -> str:
+    path = choose.choice([path for path in _files(root) if path.stat().st_size])
+    size = choose.randrange(path.stat().st_size)
+    os.truncate(path, size)
+    return f"{path.relative_to(root)} cut to {size}"
+
+
+def _remove(root: Path, choose: random.Random) -> str:
+    path = choose.choice(_files(root))
+    path.unlink()
+    return f"{path.relative_to(root)} removed"
+
+
+def _swap(root: Path, choose: random.Random) -> str:
+    one, two = choose.sample(_files(root), 2)
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    return f"{one.relative_to(root)} and {two.relative_to(root)} swapped"
+
+
+def _edit(root: Path, choose: random.Random) -> str:
+    path = root / archive.MANIFEST
+    found = json.loads(path.read_text())
+    key = choose.choice(sorted(found["counts"]))
+    found["counts"][key] += 1
+    path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    return f"count of {key} edited"
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+DAMAGES: tuple[Callable[[Path, random.Random], str], ...] = (_flip, _truncate, _remove, _swap, _edit)
+
+
+def test_twenty_random_corruptions_are_twenty_refusals(world: World, tmp_path: Path) -> None:
+    choose, refused = random.Random(SEED), 0
+    print(f"KORRIGO_CHAOS_SEED={SEED}")
+    for number in range(20):
+        # A copy, and never by links: the store and the backup share their objects.
+        root = tmp_path / f"{number}" / world.backup.name
+        shutil.copytree(world.backup, root)
+        what = DAMAGES[number % len(DAMAGES)](root, choose)
+        print(what)
+        with pytest.raises(KorrigoError) as refusal:
+            archive.check(root)
+        assert refusal.value.reason == "BACKUP_DAMAGED", what
+        refused += 1
+        if number < 2 or IS_SOAK:
+            done = world.instance.cli("restore-backup", str(root), "--dry-run")
+            assert done.returncode == DAMAGED, (what, done.stderr)
+        shutil.rmtree(root)
+    assert refused == 20
+    assert archive.check(world.backup).copies == COPIES
+
+
+def _reseal(root: Path, **changes: Any) -> None:
+    path = root / archive.MANIFEST
+    found = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    archive.seal(root)
+
+
+def test_whole_files_that_say_something_else_are_refused_too(world: World, tmp_path: Path) -> None:
+    root = tmp_path / world.backup.name
+    shutil.copytree(world.backup, root)
+    schemas = json.loads((root / archive.MANIFEST).read_text())["schemas"]
+    _reseal(root, schemas=schemas | {"grading": "9999"})
+    newer = world.instance.cli("backup", "verify", str(root))
+    assert newer.returncode == CONFLICT and "NEWER_SCHEMA" in newer.stderr
+    counts = archive.read_manifest(world.backup).counts
+    _reseal(root, schemas=schemas, counts={**counts, "grading.annotations": counts["grading.annotations"] + 1})
+    fewer = world.instance.cli("backup", "verify", str(root))  # only the trial restore can know
+    assert fewer.returncode == DAMAGED and "grading.annotations" in fewer.stderr
+    assert world.instance.cli("backup", "verify", "no-such-backup").returncode == 3
+
+
+# ------------------------------------------------------------------------------------------------ restore
+def test_an_empty_home_becomes_the_same_system(world: World, fresh: Embedded) -> None:
+    done = fresh.cli("backup", "restore", str(world.backup), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["saved_as"] is None
+    assert _stopped_tables(fresh) == world.tables
+    # A day has passed since the installation: the supervisor makes a backup by itself, and only one.
+    version = fresh.home / "postgres" / "data" / "PG_VERSION"
+    os.utime(version, (time.time() - 90_000,) * 2)
+    fresh.start()
+    with Client(fresh.url, patience_seconds=30) as client:
+        client.login("admin", fresh.admin_password)
+        assert {copy_id: _final(client, copy_id) for copy_id in world.finals} == world.finals
+        statuses = sorted(copy["status"] for copy in client.copies(world.exam["id"]))
+        assert statuses.count("GRADED") == GRADED and len(statuses) == COPIES
+        released = client.wait_copy(world.locked.copy_id, ["READY"], seconds=60)
+        again = client.lock(released["id"])
+        assert again.fence > world.locked.fence
+        with pytest.raises(Refused) as stale:
+            client.annotate(world.locked, content="from before")
+        assert stale.value.reason == "INVALID_LOCK_TOKEN"
+        client.wait_audit(released["id"], "UNLOCK")
+    directory = fresh.home / "backups"
+    listed = wait_for("the nightly backup", lambda: _listed(fresh), seconds=90, every_seconds=0.5)
+    assert [item["kind"] for item in listed] == [NIGHTLY] and listed[0]["copies"] == COPIES
+    verified = fresh.cli("audit", "verify", "--json")
+    assert verified.returncode == 0, verified.stdout
+    assert fresh.stop_cleanly() == 0
+    assert not list(directory.glob(".partial-*")) and not list(fresh.home.glob("scratch-*"))
+
+
+def _listed(instance: Embedded) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = json.loads(instance.cli("backup", "list", "--json").stdout)["items"]
+    return items
+
+
+def _restore_and_kill(instance: Embedded, backup: Path, step: str, delay_seconds: float) -> bool:
+    """Start a restore and SIGKILL it after it said a word; True when it had told that it swapped."""
+    log = instance.home / "restore.out"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(KORRIGO), "backup", "restore", str(backup), "--yes"],
+            env=instance.env, stdout=output, stderr=output,
+        )  # fmt: skip
+        wait_for(step, lambda: f"\n{step}" in log.read_text() or process.poll() is not None, seconds=120)
+        time.sleep(delay_seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    return "\nswapped" in log.read_text()
+
+
+def test_a_killed_restore_leaves_the_old_state(world: World) -> None:
+    instance = world.instance
+    refused = instance.cli("backup", "restore", str(world.backup), "--yes")
+    assert refused.returncode == CONFLICT and "HOME_IN_USE" in refused.stderr
+    assert instance.stop_cleanly() == 0
+    old = _stopped_tables(instance)
+    assert old != world.tables
+    asked = instance.cli("backup", "restore", str(world.backup))
+    assert asked.returncode == DAMAGED and "CONFIRMATION_REQUIRED" in asked.stderr
+    choose = random.Random(SEED)
+    moments = [(step, 0.0) for step in STEPS]
+    if IS_SOAK:
+        words = ("backing", "bringing", *STEPS)
+        moments += [(choose.choice(words), choose.uniform(0, 2)) for _ in range(20)]
+    for step, delay in moments:
+        has_swapped = _restore_and_kill(instance, world.backup, step, delay)
+        found = _stopped_tables(instance)
+        if has_swapped or (step == "swapping" and found == world.tables):
+            assert found == world.tables, (step, delay)
+            assert instance.cli("backup", "restore", str(_saved(instance)), "--yes").returncode == 0
+        else:
+            assert found == old, (step, delay)
+        print(f"killed at {step} + {delay:.2f} s: {'new' if found == world.tables else 'old'} state")
+
+
+def _saved(instance: Embedded) -> Path:
+    return Path(next(item["path"] for item in reversed(_listed(instance)) if item["kind"] == BEFORE_RESTORE))
+
+
+def test_a_restore_over_data_saves_them_ends_sessions_and_tells(world: World) -> None:
+    instance = world.instance
+    assert not instance.up.is_running(), "the test before this one stops it"
+    done = instance.cli("backup", "restore", str(world.backup), "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    saved = archive.check(Path(json.loads(done.stdout)["saved_as"]))
+    assert saved.counts["grading.exams"] > archive.read_manifest(world.backup).counts["grading.exams"]
+    assert _stopped_tables(instance) == world.tables
+    instance.start()
+    with Client(instance.url, patience_seconds=30) as client:
+        gone = client.http.get("/api/me", headers={"Authorization": world.token})
+        assert (gone.status_code, gone.json()["reason"]) == (401, "SESSION_REVOKED")
+        client.login("admin", instance.admin_password)
+        assert [exam["name"] for exam in client.json("GET", "/api/exams")["items"]] == ["Backed up"]
+        assert _final(client, next(iter(world.finals))) == next(iter(world.finals.values()))
+
+    def told() -> Any:
+        with psycopg.connect(instance._database_url()) as connection:
+            return connection.execute("SELECT metadata FROM audit.records WHERE action = 'RESTORE'").fetchone()
+
+    (metadata,) = wait_for("the RESTORE record", told, seconds=30)
+    assert metadata["backup"] == world.backup.name and metadata["replaced"] == saved.name
+    assert instance.cli("audit", "verify").returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------ time
+@pytest.mark.parametrize(
+    ("age_hours", "started_at", "now_at", "is_due"),
+    [
+        (25, "10:00", "10:01", True),  # a day old, at the start
+        (23, "10:00", "10:01", False),  # the night passed while the machine was off, the day is not over
+        (20, "01:00", "02:01", True),  # the night came while it ran
+        (20, "02:30", "03:00", False),
+        (0.5, "01:00", "02:15", False),  # made at 01:45: only the night after counts
+    ],
+)
+def test_when_a_backup_is_due(tmp_path: Path, age_hours: float, started_at: str, now_at: str, is_due: bool) -> None:
+    local = datetime.now().astimezone().replace(second=0, microsecond=0)
+
+    def moment(text: str) -> float:
+        hour, minute = text.split(":")
+        return local.replace(hour=int(hour), minute=int(minute)).timestamp()
+
+    clock = [moment(started_at)]
+    last = datetime.fromtimestamp(moment(now_at) - age_hours * 3600, UTC)
+    (tmp_path / name_of(NIGHTLY, last)).mkdir()
+    plan = Schedule(tmp_path, tmp_path, 2, now=lambda: clock[0])
+    clock[0] = moment(now_at)
+    if age_hours == 0.5:
+        assert plan.is_time()  # 01:45 lies before this night's hour
+        (tmp_path / name_of(NIGHTLY, datetime.fromtimestamp(moment("02:05"), UTC))).mkdir()
+    assert plan.is_time() is is_due
+
+
+def test_only_what_makes_itself_is_pruned(tmp_path: Path) -> None:
+    for day in range(1, 6):
+        for kind in ("manual", NIGHTLY, BEFORE_RESTORE):
+            (tmp_path / name_of(kind, datetime(2027, 3, day, 2, tzinfo=UTC))).mkdir()
+    spared = name_of(BEFORE_RESTORE, datetime(2027, 3, 1, 2, tzinfo=UTC))
+    removed = archive.prune(tmp_path, 2, spared)
+    assert len(removed) == 5 and not any("manual" in name or name == spared for name in removed)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.endswith(NIGHTLY)) == [
+        "20270304T020000Z-nightly", "20270305T020000Z-nightly",
+    ]  # fmt: skip
