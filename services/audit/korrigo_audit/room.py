@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from korrigo_audit import settings
 from korrigo_audit.consumer import subscriptions
-from korrigo_kit.room import Room, Runtime
+from korrigo_kit.room import Periodic, Room, Runtime
 
 if TYPE_CHECKING:
     import grpc
@@ -31,9 +31,16 @@ def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
 
 
 def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
+    from korrigo_audit.flows import chain, completeness
     from korrigo_audit.metrics import gauges
 
-    return gauges(rt)
+    return gauges(lambda: completeness.missing(rt), lambda: chain.is_valid(rt))
+
+
+def _periodic(rt: Runtime) -> Sequence[Periodic]:
+    from korrigo_audit.flows import chain
+
+    return (Periodic("verify-chain", 60.5, chain.verify_next),)
 
 
 ROOM = Room(
@@ -43,5 +50,6 @@ ROOM = Room(
     routers=_routers,
     servicers=_servicers,
     subscriptions=subscriptions,
+    periodic=_periodic,
     gauges=_gauges,
 )

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from korrigo import installation
 from korrigo_kit.errors import (
     Forbidden,
     Invalid,
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "work": ("work", "Do a room's jobs and apply its events."),
     "migrate": ("migrate", "Bring every schema to its newest version."),
     "doctor": ("doctor", "Check this machine and the running product."),
+    "stuck": ("stuck", "List what is not healed by itself."),
     "config": ("config", "Show the settings."),
     "user": ("user", "Add and list accounts, set passwords."),
     "audit": ("audit", "Verify the audit trail."),
@@ -41,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore_backup": ("restore_backup", "Do the same as `backup restore`."),
     "read-only": ("read_only", "Refuse changes over HTTP, or allow them again."),
     "sessions": ("sessions", "End sessions before their time."),
+    "queue": ("queue", "Show what waits in queues, jobs and outboxes."),
     "logs": ("logs", "Search the logs of this home."),
     "render": ("render", "Make a copy's final PDF outside any job."),
     "export": ("export", "Take annotations out as JSON."),
@@ -115,6 +118,7 @@ def main() -> None:
         if sys.argv[1:] == ["up"]:
             # Parsing an invocation loads pydantic, 16 MB that this process would keep as long as it runs.
             sys.exit(importlib.import_module("korrigo.commands.up").run())
+        installation.join_samples()
         app()
     except KorrigoError as error:
         typer.echo(f"error: {error.message} ({error.reason})", err=True)

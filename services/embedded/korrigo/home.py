@@ -8,7 +8,7 @@ Used by every command of the front door. Layout:
     ├── postgres/             0700, of the database user: data/ and socket/
     ├── blobs/  incidents/    0700
     ├── logs/NAME.log         one per child process
-    └── run/                  0700, up.lock, state.json, sockets
+    └── run/                  0700, up.lock, state.json, sockets, samples/ (metrics of this start)
 
 A socket's path may have 107 bytes at most (sun_path), so a long home gets a short runtime folder elsewhere.
 """
@@ -56,6 +56,11 @@ class Home:
     @property
     def run(self) -> Path:
         return self.root / "run"
+
+    @property
+    def samples(self) -> Path:
+        """Where the children count, so that what one had counted outlives it."""
+        return self.run / "samples"
 
     @property
     def logs(self) -> Path:

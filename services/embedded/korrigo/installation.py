@@ -13,11 +13,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from korrigo.home import Home, keep_secret, replace_file
+from korrigo.home import Home, is_in_use, keep_secret, replace_file
 from korrigo_kit.errors import Invalid, Unavailable
 
 ROOMS = ("ingest", "grading", "render", "audit")
 MIN_PASSWORD = 12
+# Read by prometheus_client and by korrigo_kit.telemetry.samples, which this process does without.
+SAMPLES_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # PKCS #8 frame of an Ed25519 private key (RFC 8410, 7): the 32 random bytes follow.
 _ED25519_FRAME = bytes.fromhex("302e020100300506032b657004220420")
 
@@ -75,6 +77,23 @@ def check_words(words: Sequence[str], known: Sequence[str]) -> None:
     for word in words:
         if word not in known:
             raise Invalid("UNKNOWN_NAME", f"{word} is none of {', '.join(known)}")
+
+
+def empty_samples(home: Home) -> None:
+    """Begin to count anew: every process starts with `korrigo up`, so all counters start from 0 together."""
+    home.samples.mkdir(mode=0o700, exist_ok=True)
+    for file in home.samples.iterdir():
+        file.unlink(missing_ok=True)
+
+
+def join_samples() -> None:
+    """Let what this command counts be seen at /metrics of the instance of its home, while that runs.
+
+    Call before anything of a room is imported: a metric keeps the kind of numbers that it was made with.
+    """
+    home = Home.locate()
+    if is_embedded(os.environ) and is_in_use(home) and home.samples.is_dir():
+        os.environ.setdefault(SAMPLES_VARIABLE, str(home.samples))
 
 
 def attach() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import Metric
 
-from korrigo_grading.domain.statuses import STATUSES
+from korrigo_grading.domain.statuses import GRADING_FAILED, STATUSES
 from korrigo_grading.settings import LockSettings
 from korrigo_kit.room import Runtime
-from korrigo_kit.telemetry.metrics import GaugeSource
+from korrigo_kit.telemetry.metrics import WORK_BUCKETS, GaugeSource, counter, gauge, histogram
 
 CONFLICT_TYPES = (
     "already_locked",
@@ -21,29 +20,33 @@ CONFLICT_TYPES = (
     "already_graded",
     "db_contention",
 )
-OUTCOMES = ("success", "failed")
-JOB_STATES = ("READY", "RUNNING", "DONE", "FAILED", "QUARANTINED", "CANCELLED")
-LOCK_STATES = ("active", "stale", "expired")
-RETRY_ATTEMPTS = ("1", "2", "3+")
-# Work up to 300 s, so that a p95 above the 120 s of a range can be told (operations.md 1).
-WORK_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
-grading_lock_conflicts_total = Counter(
-    "grading_lock_conflicts", "Refusals because of a lock, by kind.", ["conflict_type"]
+grading_lock_conflicts_total = counter(
+    "grading_lock_conflicts_total", "Refusals because of a lock, by kind.", conflict_type=CONFLICT_TYPES
 )
-grading_finalize_duration_seconds = Histogram(
+grading_finalize_duration_seconds = histogram(
     "grading_finalize_duration_seconds",
     "Time from the request to finalise to its end, by outcome and attempt.",
-    ["status", "retry_attempt"],
-    buckets=WORK_BUCKETS,
+    WORK_BUCKETS,
+    status=("success", "failed"),
+    retry_attempt=("1", "2", "3+"),
 )
-grading_login_failures_total = Counter("grading_login_failures", "Logins that were refused.")
+grading_login_failures_total = counter("grading_login_failures_total", "Logins that were refused.")
+copies_by_status = gauge("grading_copies_by_status", "Copies by status.", status=STATUSES)
+oldest_copy_age_seconds = gauge(
+    "grading_oldest_copy_age_seconds", "Time since the longest unchanged copy of a status changed.", status=STATUSES
+)
+copies_retries_exhausted = gauge(
+    "grading_copies_retries_exhausted", "Copies that failed to be finalised and that no automatic attempt follows."
+)
+locks_by_state = gauge("grading_locks", "Locks on copies by state.", state=("active", "stale", "expired"))
+backup_at = gauge(
+    "grading_backup_last_success_timestamp_seconds",
+    "When the last good backup was made; before the first, when the product was installed.",
+)
 
-for _kind in CONFLICT_TYPES:
-    grading_lock_conflicts_total.labels(_kind)
-for _status in OUTCOMES:
-    for _attempt in RETRY_ATTEMPTS:
-        grading_finalize_duration_seconds.labels(_status, _attempt)
+# Heartbeat that a backup writes once it was verified.
+BACKUP = "backup"
 
 
 def retry_attempt(attempt: int) -> str:
@@ -54,37 +57,18 @@ def retry_attempt(attempt: int) -> str:
 def gauges(rt: Runtime) -> list[GaugeSource]:
     """Build the gauge sources of this room, read from its tables at scrape time."""
 
-    def copies() -> Iterable[GaugeMetricFamily]:
+    def copies() -> Iterable[Metric]:
         with rt.db.transaction() as tx:
             rows = tx.all(
                 "SELECT status, count(*) AS n, extract(epoch FROM clock_timestamp() - min(updated_at))::float8 AS age"
                 " FROM copies WHERE deleted_at IS NULL GROUP BY status"
             )
-        found = {row["status"]: row for row in rows}
-        by_status = GaugeMetricFamily("grading_copies_by_status", "Copies by status.", labels=["status"])
-        ages = GaugeMetricFamily(
-            "grading_oldest_copy_age_seconds", "Time since the longest unchanged copy changed.", labels=["status"]
-        )
-        for status in STATUSES:
-            row = found.get(status, {"n": 0, "age": 0})
-            by_status.add_metric([status], row["n"])
-            ages.add_metric([status], row["age"])
-        yield by_status
-        yield ages
+        numbers: dict[tuple[str, ...], float] = {(row["status"],): float(row["n"]) for row in rows}
+        yield copies_by_status.family(numbers)
+        yield oldest_copy_age_seconds.family({(row["status"],): row["age"] for row in rows})
+        yield copies_retries_exhausted.value(numbers.get((GRADING_FAILED,), 0.0))
 
-    def jobs() -> Iterable[GaugeMetricFamily]:
-        with rt.db.transaction() as tx:
-            rows = tx.all("SELECT kind, state, count(*) AS n FROM jobs GROUP BY kind, state")
-        found = {(row["kind"], row["state"]): row["n"] for row in rows}
-        kinds = sorted({*rt.room.tasks(rt), *(kind for kind, _ in found)})
-        family = GaugeMetricFamily("grading_jobs", "Jobs by kind and state.", labels=["kind", "state"])
-        for kind in kinds:
-            for state in JOB_STATES:
-                family.add_metric([kind, state], found.get((kind, state), 0))
-        if kinds:
-            yield family
-
-    def locks() -> Iterable[GaugeMetricFamily]:
+    def locks() -> Iterable[Metric]:
         stale_seconds = rt.settings.get(LockSettings).stale_seconds
         with rt.db.transaction() as tx:
             rows = tx.all(
@@ -93,10 +77,16 @@ def gauges(rt: Runtime) -> list[GaugeSource]:
                 " ELSE 'active' END AS state, count(*) AS n FROM copy_locks GROUP BY 1",
                 (stale_seconds,),
             )
-        found = {row["state"]: row["n"] for row in rows}
-        family = GaugeMetricFamily("grading_locks", "Locks on copies by state.", labels=["state"])
-        for state in LOCK_STATES:
-            family.add_metric([state], found.get(state, 0))
-        yield family
+        yield locks_by_state.family({(row["state"],): float(row["n"]) for row in rows})
 
-    return [copies, jobs, locks]
+    def backup() -> Iterable[Metric]:
+        with rt.db.transaction() as tx:
+            # The account that acts when no person does was made by the first migration.
+            row = tx.row(
+                "SELECT extract(epoch FROM coalesce((SELECT beat_at FROM heartbeats WHERE name = %s),"
+                " (SELECT created_at FROM users WHERE is_system)))::float8 AS at",
+                (BACKUP,),
+            )
+        yield backup_at.value(row["at"])
+
+    return [copies, locks, backup]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from korrigo_kit.inbox import Subscription
+    from korrigo_kit.stuck import Stuck
     from korrigo_kit.telemetry.metrics import GaugeSource
 
 
@@ -46,6 +47,12 @@ def _subscriptions(rt: Runtime) -> Sequence[Subscription]:
     return subscriptions(rt)
 
 
+def _stuck(rt: Runtime) -> Sequence[Stuck]:
+    from korrigo_grading.flows import stuck
+
+    return stuck.found(rt)
+
+
 def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
     from korrigo_grading.metrics import gauges
 
@@ -61,4 +68,5 @@ ROOM = Room(
     subscriptions=_subscriptions,
     periodic=_periodic,
     gauges=_gauges,
+    stuck=_stuck,
 )

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from prometheus_client import Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import Metric
 
-from korrigo_kit.room import Runtime
-from korrigo_kit.telemetry.metrics import GaugeSource
+from korrigo_kit.telemetry.gauges import storage
+from korrigo_kit.telemetry.metrics import WORK_BUCKETS, GaugeSource, counter, gauge, histogram
 
-# Work takes up to 300 s (operations.md 1).
-WORK_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 PAGES_BUCKETS = ("1-10", "11-50", "51-100", "100+")
 ERROR_TYPES = ("timeout", "invalid_pdf", "empty_result", "unknown", "ocr_unavailable", "low_confidence")
-STATES = ("RECEIVED", "RUNNING", "NEEDS_REVIEW", "DONE", "FAILED", "REJECTED")
 
-import_duration_seconds = Histogram(
+import_duration_seconds = histogram(
     "grading_import_duration_seconds",
-    "Time from the first work on a scan to its end.",
-    ["status", "pages_bucket"],
-    buckets=WORK_BUCKETS,
+    "Time of an import: of the attempt that succeeded, or from the upload to the last failure.",
+    WORK_BUCKETS,
+    status=("success", "failed"),
+    pages_bucket=PAGES_BUCKETS,
 )
-ocr_errors_total = Counter("grading_ocr_errors", "Scans and headers that could not be read.", ["error_type"])
-for _status in ("success", "failed"):
-    for _bucket in PAGES_BUCKETS:
-        import_duration_seconds.labels(_status, _bucket)
-for _type in ERROR_TYPES:
-    ocr_errors_total.labels(_type)
+ocr_errors_total = counter(
+    "grading_ocr_errors_total", "Scans and headers that could not be read, by kind of error.", error_type=ERROR_TYPES
+)
+temp_upload_bytes = gauge("grading_temp_upload_bytes", "Size of uploads that are being received or were left behind.")
 
 
 def pages_bucket(pages: int) -> str:
@@ -35,16 +31,19 @@ def pages_bucket(pages: int) -> str:
     return "1-10" if pages <= 10 else "11-50" if pages <= 50 else "51-100" if pages <= 100 else "100+"
 
 
-def gauges(rt: Runtime) -> list[GaugeSource]:
-    """Build the gauge sources of this room."""
+def gauges(spool: Callable[[], Path]) -> list[GaugeSource]:
+    """Build the gauge sources of this room; `spool` tells the folder of uploads."""
 
-    def scans() -> Iterable[GaugeMetricFamily]:
-        with rt.db.transaction() as tx:
-            rows = tx.all("SELECT state, count(*) AS n FROM scans GROUP BY state")
-        counts = {row["state"]: row["n"] for row in rows}
-        family = GaugeMetricFamily("korrigo_scans", "Scans by state.", labels=["state"])
-        for state in STATES:
-            family.add_metric([state], counts.get(state, 0))
-        yield family
+    def uploads() -> Iterable[Metric]:
+        folder = spool()
+        yield temp_upload_bytes.value(sum(_size(path) for path in folder.glob("upload-*")))
+        yield from storage({"uploads": folder})
 
-    return [scans]
+    return [uploads]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # received meanwhile
+        return 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import grpc
     from fastapi import APIRouter
 
+    from korrigo_kit.stuck import Stuck
     from korrigo_kit.telemetry.metrics import GaugeSource
 
 
@@ -37,9 +38,16 @@ def _periodic(rt: Runtime) -> Sequence[Periodic]:
 
 
 def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
+    from korrigo_ingest.flows.scaling import spool
     from korrigo_ingest.metrics import gauges
 
-    return gauges(rt)
+    return gauges(lambda: spool(rt))
+
+
+def _stuck(rt: Runtime) -> Sequence[Stuck]:
+    from korrigo_ingest.flows import stuck
+
+    return stuck.found(rt)
 
 
 ROOM = Room(
@@ -52,6 +60,7 @@ ROOM = Room(
     tasks=tasks,
     periodic=_periodic,
     gauges=_gauges,
+    stuck=_stuck,
     sandbox_preload=(
         "korrigo_ingest.engine.inspection",
         "korrigo_ingest.engine.cutting",

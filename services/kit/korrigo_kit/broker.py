@@ -50,7 +50,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         }
     return {
         # kombu's pgmq transport wants key=value form; a URL with ?host= makes it wait 30 s and fail.
-        "conn_string": _pgmq_conninfo(settings),
+        "conn_string": pgmq_conninfo(settings),
         "init_extension": False,
         "use_notify": True,
         "notify_throttle_interval_ms": 0,
@@ -64,7 +64,8 @@ def transport_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _pgmq_conninfo(settings: Settings) -> str:
+def pgmq_conninfo(settings: Settings) -> str:
+    """Return the connection string of the database that serves as the broker."""
     from korrigo_kit.credentials import room_url
 
     given = settings.broker.url.get_secret_value().removeprefix("pgmq://")

@@ -40,3 +40,11 @@ def migrate_url(settings: DatabaseSettings) -> str:
     if not chosen.get_secret_value():
         raise SettingsError("KORRIGO_DATABASE__URL is missing")
     return chosen.get_secret_value()
+
+
+def database_roles(settings: DatabaseSettings) -> list[str]:
+    """List the roles that rooms and broker log in with, as far as this process knows them."""
+    rooms = ("ingest", "grading", "render", "audit")
+    given = [getattr(settings, f"{room}_url") for room in rooms]
+    named = [sqlalchemy.make_url(url.get_secret_value()).username for url in given if url is not None]
+    return [*(f"korrigo_{room}" for room in (*rooms, "broker")), *(name for name in named if name)]

@@ -116,6 +116,7 @@ def _grant(connection: psycopg.Connection[Any], room: str) -> None:
         "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {} TO {}",
     ):
         connection.execute(sql.SQL(statement).format(schema, role))
+    _grant_statistics(connection, f"korrigo_{room}")
     # Tables that a room declares append-only by a comment keep INSERT and SELECT only.
     rows = connection.execute(
         "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -126,6 +127,15 @@ def _grant(connection: psycopg.Connection[Any], room: str) -> None:
         connection.execute(
             sql.SQL("REVOKE UPDATE, DELETE, TRUNCATE ON {}.{} FROM {}").format(schema, sql.Identifier(table), role)
         )
+
+
+def _grant_statistics(connection: psycopg.Connection[Any], role: str) -> None:
+    """Let a role see the state of other roles' sessions (counts in its metrics); statements carry no values."""
+    try:
+        with connection.transaction():
+            connection.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(role)))
+    except psycopg.errors.InsufficientPrivilege:
+        log.warning("role %s sees its own sessions only: grant it pg_read_all_stats", role)
 
 
 def _upgrade(settings: DatabaseSettings, plan: Plan) -> None:

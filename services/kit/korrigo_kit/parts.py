@@ -25,6 +25,10 @@ log = logging.getLogger("korrigo.parts")
 # NOTIFY wakes the relay; this poll is the truth.
 POLL_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
+# Heartbeat of a sweep that healed what it found; the metric of the same meaning reads it.
+SWEPT = "swept"
+# Periodic work that is due more often belongs to healing; the rest is tidying, which may wait.
+_HEALING_SECONDS = 60
 
 
 def beat(runtime: Runtime, name: str, **facts: object) -> None:
@@ -126,26 +130,33 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do everything that is due; one failing part does not stop the others."""
-        self._try("leases", self._take_back)
+        has_healed = self._try("leases", self._take_back)
         for periodic in self._periodic:
             if time.monotonic() - self._done_at.get(periodic.name, -1e9) >= periodic.interval_seconds:
-                self._try(periodic.name, lambda work=periodic: work.run(self._runtime))  # type: ignore[misc]
+                is_done = self._try(periodic.name, lambda work=periodic: work.run(self._runtime))  # type: ignore[misc]
+                has_healed = has_healed and (is_done or periodic.interval_seconds > _HEALING_SECONDS)
                 self._done_at[periodic.name] = time.monotonic()
+        # A broker that is away is told by its own metric, and rows are rung for once it is back.
         self._try("bells", lambda: ring_due(self._runtime, self._bells, is_sweep=True))
         self._try("beat", lambda: beat(self._runtime, "sweeper"))
+        if has_healed:
+            self._try("beat", lambda: beat(self._runtime, SWEPT))
 
     def _take_back(self) -> None:
         swept = jobs.sweep(self._runtime.db, self._limits, self._reactions)
         if swept.requeued or swept.quarantined:
             log.warning("took back %d lost jobs, quarantined %d", swept.requeued, swept.quarantined)
 
-    def _try(self, name: str, work: Callable[[], object]) -> None:
+    def _try(self, name: str, work: Callable[[], object]) -> bool:
         try:
             work()
         except KorrigoError as error:
             log.warning("sweep of %s waits: %s", name, error.reason, extra={"reason": error.reason})
         except Exception:
             log.exception("sweep of %s failed", name)
+        else:
+            return True
+        return False
 
 
 def _housekeeping() -> Sequence[Periodic]:
@@ -161,7 +172,14 @@ def _housekeeping() -> Sequence[Periodic]:
         with runtime.db.transaction() as tx:
             tx.run("DELETE FROM idempotency_keys WHERE created_at < clock_timestamp() - interval '24 hours'")
 
+    def prune_heartbeats(runtime: Runtime) -> None:
+        with runtime.db.transaction() as tx:
+            tx.run(
+                "DELETE FROM heartbeats WHERE name LIKE 'worker:%%' AND beat_at < clock_timestamp() - interval '1 day'"
+            )
+
     return (
+        Periodic("prune-heartbeats", 3600, prune_heartbeats),
         Periodic("prune-outbox", 300, prune_outbox),
         Periodic("prune-idempotency-keys", 600, prune_keys),
         Periodic("prune-revoked-sessions", 600, prune_sessions),

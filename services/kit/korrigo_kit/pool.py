@@ -20,7 +20,7 @@ from korrigo_kit.attempt import run_job
 from korrigo_kit.errors import KorrigoError
 from korrigo_kit.ring import TASK
 from korrigo_kit.room import Process, Runtime, Task
-from korrigo_kit.telemetry import logs, traces
+from korrigo_kit.telemetry import logs, samples, traces
 
 log = logging.getLogger("korrigo.pool")
 
@@ -47,6 +47,7 @@ def _build(conf: Any) -> _Child:
     service = f"{names[0]}-worker" if len(names) == 1 else "worker"
     logs.configure(service, settings.log.level, settings.log.directory)
     traces.configure(service, settings.otel)
+    samples.tidy()
     process = Process.build(registry.rooms(names), settings)
     return _Child(process, {name: runtime.room.tasks(runtime) for name, runtime in process.runtimes.items()})
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from korrigo_kit.sandbox import Sandbox
+    from korrigo_kit.stuck import Stuck
     from korrigo_kit.telemetry.metrics import GaugeSource
 
 
@@ -50,14 +51,18 @@ class Runtime:
 
     @cached_property
     def blobs(self) -> BlobStore:
+        # Late, because importing a metric settles where its process counts (telemetry.samples).
+        from korrigo_kit.counted_blobs import count_errors
+
         blobs = self.settings.blobs
-        return open_store(
+        store = open_store(
             blobs.url,
             endpoint=blobs.endpoint,
             access_key_id=blobs.access_key_id.get_secret_value() if blobs.access_key_id else None,
             secret_access_key=blobs.secret_access_key.get_secret_value() if blobs.secret_access_key else None,
             region=blobs.region,
         )
+        return count_errors(store)
 
     @cached_property
     def channels(self) -> Channels:
@@ -131,6 +136,8 @@ class Room:
     tasks: Callable[[Runtime], Mapping[str, Task]] = _no_tasks
     periodic: Callable[[Runtime], Sequence[Periodic]] = _nothing
     gauges: Callable[[Runtime], Sequence[GaugeSource]] = _nothing
+    # What of this room's work is not healed in time (kit.stuck).
+    stuck: Callable[[Runtime], Sequence[Stuck]] = _nothing
     # Modules that the sandbox's zygote loads once; only engine modules.
     sandbox_preload: tuple[str, ...] = ()
 

@@ -22,7 +22,7 @@ from korrigo_kit.auth import PeerTokens, Principal
 from korrigo_kit.db import Database
 from korrigo_kit.errors import Bug, Invalid, KorrigoError, Unavailable, classes
 from korrigo_kit.settings import RpcSettings
-from korrigo_kit.telemetry import metrics, traces
+from korrigo_kit.telemetry import traces
 from korrigo_protos.common.v1 import event_pb2, event_pb2_grpc
 
 log = logging.getLogger("korrigo.rpc")
@@ -45,7 +45,7 @@ def caller() -> Principal | None:
 
 
 class _ServerInterceptor(grpc.ServerInterceptor):
-    """Request id, deadline, authentication, error mapping and metrics of every unary call."""
+    """Request id, deadline, authentication, and error mapping of every unary call."""
 
     def __init__(self, tokens: PeerTokens, service: str) -> None:
         self._tokens = tokens
@@ -87,14 +87,11 @@ class _ServerInterceptor(grpc.ServerInterceptor):
             answer = inner(request, call)
             level = logging.DEBUG if method.endswith("/ListHeads") else logging.INFO  # asked every few seconds
             log.log(level, "grpc %s from %s", method, room, extra={"path": method})
-            metrics.rpc_requests_total.labels(method, "OK").inc()
             return answer
         except KorrigoError as error:
-            metrics.rpc_requests_total.labels(method, error.grpc_status).inc()
             _abort(call, error)
         except Exception as error:
             log.exception("grpc %s failed", method, extra={"path": method})
-            metrics.rpc_requests_total.labels(method, "INTERNAL").inc()
             _abort(call, Bug("BUG", type(error).__name__))
         finally:
             _caller.person = None

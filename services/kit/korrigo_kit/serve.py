@@ -17,7 +17,7 @@ from typing import Any
 
 from korrigo_kit.room import Process, Room
 from korrigo_kit.settings import HttpSettings, Settings, SettingsError
-from korrigo_kit.telemetry import logs, traces
+from korrigo_kit.telemetry import endpoint, logs, samples, traces
 
 log = logging.getLogger("korrigo.serve")
 
@@ -37,6 +37,7 @@ def run(
     name = rooms[0].name if len(rooms) == 1 else "-".join(parts)
     logs.configure(name, settings.log.level, settings.log.directory)
     traces.configure(name, settings.otel)
+    samples.tidy()
     process = Process.build(rooms, settings)
     stop = threading.Event()
     threads = _background(process, parts, stop)
@@ -52,6 +53,7 @@ def run(
         if "api" in parts:
             _serve_http(process, settings, ready, openapi_document)
         else:
+            endpoint.serve(settings.http)
             _wait(stop, ready)
     finally:
         stop.set()

@@ -75,6 +75,10 @@ class HttpSettings(Section):
     tls_cert: str | None = Field(None, description="Certificate file (PEM).")
     tls_key: str | None = Field(None, description="Key file (PEM).")
     threads: int = Field(40, ge=4, description="Requests handled at once per process.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of /metrics in processes without an API, such as a worker; 0 = none."
+    )
+    metrics_cache_seconds: float = Field(10, ge=0, description="Longest age of gauges at /metrics.")
 
 
 class RpcSettings(Section):
@@ -106,6 +110,7 @@ class JobSettings(Section):
     backoff_seconds: float = Field(2, gt=0, description="Wait before the second attempt; doubles after each.")
     sweep_seconds: float = Field(10, gt=0, description="Time between two sweeps.")
     concurrency: int = Field(2, ge=1, description="Pool children of one worker.")
+    stuck_seconds: float = Field(60, gt=0, description="Work that is not healed after this time counts as stuck.")
     stall_seconds: float = Field(20, gt=0, description="A worker that claims nothing for so long beside due work ends.")
 
 

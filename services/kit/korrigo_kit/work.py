@@ -28,7 +28,8 @@ from korrigo_kit.parts import beat
 from korrigo_kit.ring import celery_app
 from korrigo_kit.room import Process, Room, Runtime
 from korrigo_kit.settings import Settings
-from korrigo_kit.telemetry import logs, traces
+from korrigo_kit.stuck import WORKER_PREFIX
+from korrigo_kit.telemetry import endpoint, logs, samples, traces
 
 log = logging.getLogger("korrigo.work")
 
@@ -90,7 +91,7 @@ def _room_context(runtime: Runtime, request_id: str) -> Any:
     return context.bind(service=runtime.name, request_id=request_id or None)
 
 
-def catch_up_forever(runtime: Runtime, stop: threading.Event) -> None:
+def catch_up_forever(runtime: Runtime, workers: Sequence[Runtime], stop: threading.Event) -> None:
     """Ask every followed room, again and again, for what the broker did not bring."""
     subscriptions = runtime.room.subscriptions(runtime)
     while not stop.is_set():
@@ -105,10 +106,24 @@ def catch_up_forever(runtime: Runtime, stop: threading.Event) -> None:
             except Exception:
                 log.exception("catching up with %s failed", subscription.source)
         try:
-            beat(runtime, f"worker:{socket.gethostname()}")
+            beat(runtime, f"{WORKER_PREFIX}{socket.gethostname()}:{os.getpid()}", **_occupation(workers))
         except KorrigoError:
             log.debug("no beat: the database is away")
         stop.wait(CATCH_UP_SECONDS)
+
+
+def _occupation(runtimes: Sequence[Runtime]) -> dict[str, int]:
+    """Count the pool's children and those at work, over all rooms that share the pool."""
+    busy = 0
+    for runtime in runtimes:
+        with runtime.db.transaction() as tx:
+            row = tx.row(
+                "SELECT count(*) AS n FROM jobs WHERE state = 'RUNNING' AND lease_until > clock_timestamp()"
+                " AND worker LIKE %s || ':%%'",
+                (socket.gethostname(),),
+            )
+        busy += row["n"]
+    return {"busy": busy, "pool": runtimes[0].settings.jobs.concurrency} if runtimes else {}
 
 
 def watch_forever(runtimes: Sequence[Runtime], stop: threading.Event) -> None:
@@ -155,6 +170,8 @@ def work(rooms: Sequence[Room], settings: Settings, *, registry: str, ready_file
     name = f"{rooms[0].name}-worker" if len(rooms) == 1 else "worker"
     logs.configure(name, settings.log.level, settings.log.directory)
     traces.configure(name, settings.otel)
+    samples.tidy()
+    endpoint.serve(settings.http)
     process = Process.build(rooms, settings)
     runtimes = list(process.runtimes.values())
     stop = threading.Event()
@@ -163,7 +180,9 @@ def work(rooms: Sequence[Room], settings: Settings, *, registry: str, ready_file
     threads = [
         threading.Thread(target=consumer.run, name="events", daemon=True),
         *(
-            threading.Thread(target=catch_up_forever, args=(rt, stop), name=f"catch-up-{rt.name}", daemon=True)
+            threading.Thread(
+                target=catch_up_forever, args=(rt, with_tasks, stop), name=f"catch-up-{rt.name}", daemon=True
+            )
             for rt in runtimes
         ),
     ]

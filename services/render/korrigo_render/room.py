@@ -14,7 +14,7 @@ from korrigo_render.tasks import tasks
 if TYPE_CHECKING:
     import grpc
 
-    from korrigo_kit.telemetry.metrics import GaugeSource
+    from korrigo_kit.stuck import Stuck
 
 
 def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
@@ -24,10 +24,10 @@ def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
     return [lambda server: render_pb2_grpc.add_RenderServiceServicer_to_server(RenderService(rt), server)]
 
 
-def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
-    from korrigo_render.metrics import gauges
+def _stuck(rt: Runtime) -> Sequence[Stuck]:
+    from korrigo_render.flows import stuck
 
-    return gauges(rt)
+    return stuck.found(rt)
 
 
 ROOM = Room(
@@ -37,6 +37,6 @@ ROOM = Room(
     servicers=_servicers,
     subscriptions=subscriptions,
     tasks=tasks,
-    gauges=_gauges,
+    stuck=_stuck,
     sandbox_preload=("korrigo_render.engine.append", "korrigo_render.engine.verify"),
 )

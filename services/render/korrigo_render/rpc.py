@@ -22,7 +22,9 @@ class RenderService(render_pb2_grpc.RenderServiceServicer):
         with self._rt.db.transaction() as tx:
             row = tx.one(
                 "SELECT r.state, j.attempts, coalesce(r.reason, j.error_reason, '') AS reason,"
-                " coalesce(r.final_sha256, '') AS final_sha256 FROM renders r JOIN jobs j ON j.id = r.job_id"
+                " coalesce(r.final_sha256, '') AS final_sha256,"
+                " coalesce(extract(epoch FROM clock_timestamp() - r.finished_at), 0)::float8 AS settled_seconds"
+                " FROM renders r JOIN jobs j ON j.id = r.job_id"
                 " WHERE r.copy_id = %s AND r.revision = %s ORDER BY r.request DESC LIMIT 1",
                 (request.copy_id, request.revision),
             )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%korrigo_protos/render/v1/render.proto\x12\x18korrigo_protos.render.v1\"5\n\x10GetRenderRequest\x12\x0f\n\x07\x63opy_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\"Z\n\x11GetRenderResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0c\x66inal_sha256\x18\x04 \x01(\t2u\n\rRenderService\x12\x64\n\tGetRender\x12*.korrigo_protos.render.v1.GetRenderRequest\x1a+.korrigo_protos.render.v1.GetRenderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%korrigo_protos/render/v1/render.proto\x12\x18korrigo_protos.render.v1\"5\n\x10GetRenderRequest\x12\x0f\n\x07\x63opy_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\"s\n\x11GetRenderResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0c\x66inal_sha256\x18\x04 \x01(\t\x12\x17\n\x0fsettled_seconds\x18\x05 \x01(\x01\x32u\n\rRenderService\x12\x64\n\tGetRender\x12*.korrigo_protos.render.v1.GetRenderRequest\x1a+.korrigo_protos.render.v1.GetRenderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRENDERREQUEST']._serialized_start=67
   _globals['_GETRENDERREQUEST']._serialized_end=120
   _globals['_GETRENDERRESPONSE']._serialized_start=122
-  _globals['_GETRENDERRESPONSE']._serialized_end=212
-  _globals['_RENDERSERVICE']._serialized_start=214
-  _globals['_RENDERSERVICE']._serialized_end=331
+  _globals['_GETRENDERRESPONSE']._serialized_end=237
+  _globals['_RENDERSERVICE']._serialized_start=239
+  _globals['_RENDERSERVICE']._serialized_end=356
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,7 @@ class GetRenderResponse(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     FINAL_SHA256_FIELD_NUMBER: _builtins.int
+    SETTLED_SECONDS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """State of the job."""
     attempts: _builtins.int
@@ -60,6 +61,8 @@ class GetRenderResponse(_message.Message):
     """Reason of the last failure, empty otherwise."""
     final_sha256: _builtins.str
     """Blob of the final PDF, empty until it exists."""
+    settled_seconds: _builtins.float
+    """Time since the job was settled, 0 while it is open."""
     def __init__(
         self,
         *,
@@ -67,10 +70,11 @@ class GetRenderResponse(_message.Message):
         attempts: _builtins.int = ...,
         reason: _builtins.str = ...,
         final_sha256: _builtins.str = ...,
+        settled_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "final_sha256", b"final_sha256", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "final_sha256", b"final_sha256", "reason", b"reason", "settled_seconds", b"settled_seconds", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

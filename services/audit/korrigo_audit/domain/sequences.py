@@ -11,6 +11,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+# The closed set of domain.md 1.3; later rooms add actions, which count as others.
+ACTIONS = (
+    "IMPORT",
+    "VALIDATE",
+    "LOCK",
+    "UNLOCK",
+    "CREATE_ANN",
+    "UPDATE_ANN",
+    "DELETE_ANN",
+    "FINALIZE",
+    "EXPORT",
+)
+OTHER_ACTION = "OTHER"
 GAP = "GAP"
 LEAF_MISMATCH = "LEAF_MISMATCH"
 HASH_MISMATCH = "HASH_MISMATCH"

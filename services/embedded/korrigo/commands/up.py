@@ -101,7 +101,13 @@ def _plan(home: Home) -> Plan:
     server = postgres.prepare(home) if is_embedded else None
     if server is not None:
         installation.note_database(home, server.url)
-    env = installation.derive(home, os.environ) | {"KORRIGO_HTTP__PORT": str(address.port)}
+    installation.empty_samples(home)
+    env = installation.derive(home, os.environ) | {
+        "KORRIGO_HTTP__PORT": str(address.port),
+        # One /metrics for all children: the api's.
+        "KORRIGO_HTTP__METRICS_PORT": "0",
+        installation.SAMPLES_VARIABLE: str(home.samples),
+    }
     # glibc gives every thread an arena of its own; two are enough and save some 15 MB per process.
     env.setdefault("MALLOC_ARENA_MAX", "2")
     password_of_migrate = {"KORRIGO_ADMIN_PASSWORD": password or _kept_password(home)}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from korrigo import installation
+
+if TYPE_CHECKING:
+    from korrigo_kit.settings import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -20,7 +26,28 @@ def work(
     """Do the jobs and apply the events of rooms. Example: korrigo work ingest"""
     installation.check_words(room, (*installation.ROOMS, "all"))
     from korrigo import rooms
-    from korrigo_kit.work import work as start
 
     installation.attach()
-    start(rooms.rooms(room), rooms.load_settings(), registry="korrigo.rooms", ready_file=ready_file)
+    settings = rooms.load_settings()
+    with _shared_samples(settings):
+        from korrigo_kit.work import work as start
+
+        start(rooms.rooms(room), settings, registry="korrigo.rooms", ready_file=ready_file)
+
+
+@contextmanager
+def _shared_samples(settings: Settings) -> Iterator[None]:
+    """Let the pool's children hand what they count to this process, when it serves /metrics itself.
+
+    Before any room is imported: a metric keeps the kind of numbers that it was made with.
+    """
+    from korrigo_kit.telemetry import samples
+
+    if not settings.http.metrics_port or samples.folder() is not None:
+        yield
+        return
+    folder = samples.share_below(Path(tempfile.gettempdir()))
+    try:
+        yield
+    finally:
+        samples.remove(folder)

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from korrigo_kit.auth import RevokedSessions, Verifier
 from korrigo_kit.errors import KorrigoError
@@ -47,11 +49,24 @@ def create_app(
         for router in runtime.room.routers(runtime):
             app.include_router(router)
     _add_health(app, runtimes, settings)
-    _add_metrics(app, runtimes)
+    _add_metrics(app, runtimes, settings)
     _add_docs(app, openapi_document)
+    metrics.expect_requests(_operations(app.routes))
     service = first.name if len(runtimes) == 1 else "api"
     app.add_middleware(edge.Edge, hosts=_allowed_hosts(settings.http), service=service)
     return app
+
+
+def _operations(routes: Sequence[BaseRoute]) -> list[tuple[str, str, int]]:
+    """List method, path template and status of success of every route, included routers' too."""
+    found = []
+    for route in routes:
+        if isinstance(route, APIRoute):
+            found += [(method, route.path, route.status_code or 200) for method in route.methods or ()]
+        else:
+            included = getattr(route, "original_router", None)
+            found += _operations(included.routes) if included is not None else []
+    return found
 
 
 def _allowed_hosts(http: HttpSettings) -> set[str] | None:
@@ -102,10 +117,10 @@ def _add_health(app: FastAPI, runtimes: Mapping[str, Runtime], settings: Setting
     app.add_api_route("/api/health/live", live, tags=["health"])
 
 
-def _add_metrics(app: FastAPI, runtimes: Mapping[str, Runtime]) -> None:
-    collectors = [
-        metrics.CachedGauges(source) for runtime in runtimes.values() for source in runtime.room.gauges(runtime)
-    ]
+def _add_metrics(app: FastAPI, runtimes: Mapping[str, Runtime], settings: Settings) -> None:
+    from korrigo_kit.telemetry import gauges
+
+    collectors = gauges.collectors(runtimes, settings.http.metrics_cache_seconds)
 
     def expose() -> Response:
         return Response(metrics.expose(collectors), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -135,8 +135,7 @@ class _Exchange:
         path = getattr(route, "path", None) or ("/metrics" if self._scope["path"] == "/metrics" else "unmatched")
         status = str(self._status or 499)
         seconds = self._watch.seconds
-        metrics.http_requests_total.labels(self.method, path, status).inc()
-        metrics.http_request_duration_seconds.labels(self.method, path, status).observe(seconds)
+        metrics.observe_request(self.method, path, int(status), seconds)
         principal = self._scope.get("korrigo.principal")
         fields = {
             "method": self.method,
