@@ -76,8 +76,14 @@ def source_of(own: Embedded, copy_id: str) -> Path:
     return stored(own, sql(own, "SELECT source_sha256 FROM grading.copies WHERE id = %s", copy_id)[0][0])
 
 
-def last_unlock(boss: Client, copy_id: str) -> Json:
-    return next(event for event in reversed(boss.wait_audit(copy_id, "UNLOCK")) if event["action"] == "UNLOCK")
+def told(boss: Client, copy_id: str, action: str, **facts: object) -> Json:
+    """Return the act with these facts from the audit list, once it is there."""
+
+    def found() -> Json | None:
+        acts = (event for event in boss.audit(copy_id) if event["action"] == action)
+        return next((event for event in acts if facts.items() <= event["metadata"].items()), None)
+
+    return wait_for(f"{action} {facts} in the audit list", found, seconds=20)
 
 
 def test_lost_content_is_found_brought_back_and_the_copy_graded(
@@ -107,9 +113,7 @@ def test_lost_content_is_found_brought_back_and_the_copy_graded(
     assert boss.copy(copy_id)["status"] == "GRADING_FAILED"
     assert run(korrigo, "retry_failed_tasks", "--as", "admin")["retried"] == 1
     assert boss.wait_graded(copy_id)["final_score"] == 17
-    finals = [event for event in boss.wait_audit(copy_id, "FINALIZE") if event["action"] == "FINALIZE"]
-    assert finals[-1]["metadata"]["success"] is True
-    assert finals[-1]["actor_id"] == boss.user["id"]
+    assert told(boss, copy_id, "FINALIZE", success=True)["actor_id"] == boss.user["id"]
     exported = run(korrigo, "export", "annotations", copy_id)
     assert [a["content"] for a in exported["annotations"]] == ["Très bien"]
     assert (exported["total"], exported["status"]) == (17, "GRADED")
@@ -137,11 +141,11 @@ def test_orphans_go_to_the_trash_after_two_looks_and_a_day(
     assert run(korrigo, "cleanup-orphaned-files")["removed_count"] == 1
     assert not orphan.exists() and (own.home / "blobs" / "trash" / orphan.name).exists()
     assert named.exists()
-    [(told,)] = sql(
+    [(written,)] = sql(
         own,
         "SELECT convert_from(leaf, 'UTF8')::jsonb -> 'metadata' FROM ingest.outbox WHERE action = 'ORPHANS_TRASHED'",
     )
-    assert told == {"sha256": [orphan.name], "count": 1}
+    assert written == {"sha256": [orphan.name], "count": 1}
 
 
 def test_a_silent_room_stops_the_orphan_sweep(korrigo: CommandLine, own: Embedded) -> None:
@@ -167,9 +171,8 @@ def test_locks_end_by_force_and_by_age(korrigo: CommandLine, own: Embedded, boss
     assert held["holder"] == "admin" and boss.copy(copy_id)["status"] == "LOCKED"
     run(korrigo, "force_unlock_copy", copy_id, "--reason", "Zoé is ill", "--as", "admin")
     assert boss.copy(copy_id)["status"] == "READY"
-    told = last_unlock(boss, copy_id)
-    assert told["metadata"]["reason"] == "forced" and told["actor_id"] == boss.user["id"]
-    assert "Zoé" not in json.dumps(told)
+    forced = told(boss, copy_id, "UNLOCK", reason="forced")
+    assert forced["actor_id"] == boss.user["id"] and "Zoé" not in json.dumps(forced, ensure_ascii=False)
     assert korrigo("force-unlock-copy", copy_id, "--reason", "again").returncode == 3
 
     boss.lock(copy_id)
@@ -192,7 +195,7 @@ def test_locks_end_by_force_and_by_age(korrigo: CommandLine, own: Embedded, boss
     found = run(korrigo, "check_data_integrity", "--quick", code=9)
     assert [(f["code"], f["subject"]) for f in found["findings"]] == [("LOCK_WITHOUT_LOCKED", copy_id)]
     assert run(korrigo, "check_data_integrity", "--quick", "--fix")["is_sound"] is True
-    assert last_unlock(boss, copy_id)["metadata"]["reason"] == "reconciled"
+    told(boss, copy_id, "UNLOCK", reason="reconciled")
 
 
 def test_a_failed_import_is_done_again(korrigo: CommandLine, own: Embedded, boss: Client, tmp_path: Path) -> None:
