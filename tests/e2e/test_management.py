@@ -235,6 +235,8 @@ def test_a_request_lost_between_rooms_is_fetched(
         found = run(korrigo, "recover_stuck_copies", "--in-progress-threshold", "0")
         assert [(item["copy_id"], item["reason"]) for item in found["items"]] == [(copy_id, "NOT_RENDERED")]
         assert sql(own, "SELECT state FROM render.renders WHERE copy_id = %s", copy_id) == [("REQUESTED",)]
+        waiting = run(korrigo, "queue", "status")
+        assert waiting["broker_up"] and waiting["rooms"]["render"]["jobs"]["render"]["READY"] == 1
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)

@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore_backup": ("restore_backup", "Do the same as `backup restore`."),
     "read-only": ("read_only", "Refuse changes over HTTP, or allow them again."),
     "sessions": ("sessions", "End sessions before their time."),
+    "queue": ("queue", "Show what waits in queues, jobs and outboxes."),
     "logs": ("logs", "Search the logs of this home."),
     "render": ("render", "Make a copy's final PDF outside any job."),
     "export": ("export", "Take annotations out as JSON."),
