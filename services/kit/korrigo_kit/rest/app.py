@@ -42,7 +42,10 @@ def create_app(
     app.state.runtimes = dict(runtimes)
     first = next(iter(runtimes.values()))
     app.state.authenticator = Authenticator(
-        Verifier(settings.auth), RevokedSessions(first.db), Switches(first.db), _allowed_origins(settings.http)
+        Verifier(settings.auth),
+        RevokedSessions([runtime.db for runtime in runtimes.values()]),
+        Switches(first.db),
+        _allowed_origins(settings.http),
     )
     problems.install(app)
     for runtime in runtimes.values():

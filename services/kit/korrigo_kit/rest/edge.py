@@ -60,7 +60,7 @@ class Edge:
             traceparent=traces.accept(headers.get("traceparent")),
             service=self._service,
         ):
-            with traces.span(f"{exchange.method} {scope['path'].split('/')[1]}"):
+            with traces.span(f"{exchange.method} {scope['path'].strip('/').partition('/')[0]}"):
                 await self._answer(scope, exchange, headers)
             exchange.record()
 
