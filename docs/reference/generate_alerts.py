@@ -21,7 +21,7 @@ HEAD = """# Alerts
 Generated from charts/korrigo/files/rules by generate_alerts.py; change the rules, not this page.
 
 One Prometheus watches one Korrigo. Every alert carries the labels `severity`, `priority`, `scenario` and `team`, and
-the annotations of the table below each name. `scenario` is what `korrigo doctor scenario` takes; the runbook NAME is
+the annotations told below. `scenario` is what `korrigo doctor scenario` takes; the runbook NAME is
 docs/runbooks/NAME.md. The addresses in `runbook_url` and `dashboard_url` begin with `https://korrigo.example.org`:
 replace that by the address where you publish them.
 
@@ -35,8 +35,9 @@ def _groups() -> list[dict[str, Any]]:
 def _row(rule: dict[str, Any]) -> str:
     labels, notes = rule["labels"], rule["annotations"]
     runbook = notes["runbook_url"].rsplit("/", 1)[1]
+    page = f"[{runbook}](../runbooks/{runbook}.md)"
     kind = (labels["severity"], labels["priority"], labels["scenario"])
-    cells = (rule["alert"], notes["summary"], rule["for"], *kind, runbook)
+    cells = (rule["alert"], notes["summary"], rule["for"], *kind, page)
     return "| " + " | ".join(cells) + " |"
 
 
