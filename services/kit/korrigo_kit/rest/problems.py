@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from korrigo_kit import context
-from korrigo_kit.errors import Bug, KorrigoError
+from korrigo_kit.errors import Bug, Invalid, KorrigoError
 
 log = logging.getLogger("korrigo.rest")
 
@@ -83,6 +83,11 @@ def install(app: FastAPI) -> None:
             response.headers[key] = value
         return response
 
+    def on_unencodable(request: Request, error: Exception) -> Response:
+        # A lone surrogate is JSON and no text: no file, hash or database can hold it.
+        return problem(Invalid("INVALID_VALUE", "a text holds a character that cannot be written"))
+
+    app.add_exception_handler(UnicodeEncodeError, on_unencodable)
     app.add_exception_handler(KorrigoError, on_korrigo_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
