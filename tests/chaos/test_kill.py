@@ -219,8 +219,8 @@ def embedded() -> Iterator[Instance]:
 
 
 @pytest.fixture
-def split_production(postgres_server: Postgres, rabbitmq_server: RabbitMQ, s3_server: S3) -> Iterator[Production]:
-    with Production(postgres_server, rabbitmq_server, s3_server, split=True) as running:
+def split_production(own_postgres: Postgres, own_rabbitmq: RabbitMQ, s3_server: S3) -> Iterator[Production]:
+    with Production(own_postgres, own_rabbitmq, s3_server, split=True) as running:
         assert isinstance(running, Production)
         yield running
 

@@ -43,3 +43,15 @@ def rabbitmq_server() -> Iterator[RabbitMQ]:
 def s3_server() -> Iterator[S3]:
     """An S3 server with one bucket."""
     yield from _run(S3)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of the test's own, to be killed."""
+    yield from _run(Postgres)
+
+
+@pytest.fixture
+def own_rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ node of the test's own: two installations on one virtual host would take each other's messages."""
+    yield from _run(RabbitMQ)

@@ -279,6 +279,8 @@ def test_the_last_admin_stays(fresh: GradingRoom) -> None:
     for change in ({"active": False}, {"roles": ["marker"]}):
         refused(admin.patch(f"/api/users/{me}", json=change), 409, "LAST_ADMIN")
     second, other = fresh.user("second", "admin")
+    for change in ({"active": False}, {"roles": ["marker"]}):
+        refused(admin.patch(f"/api/users/{me}", json=change), 409, "OWN_ACCOUNT")
     barrier = threading.Barrier(2)
 
     def close(client: httpx.Client, user_id: str) -> int:

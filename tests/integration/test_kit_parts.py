@@ -19,9 +19,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from harness import toy_room
 from harness.servers import Postgres, RabbitMQ
 from korrigo_kit import jobs, outbox, pgmq
+from korrigo_kit.broker import EventPublisher
+from korrigo_kit.ids import uuid7
 from korrigo_kit.migrate import Plan, connect, migrate
 from korrigo_kit.room import Process, Runtime
 from korrigo_kit.settings import load
+from korrigo_protos.common.v1 import event_pb2
 from korrigo_protos.grading.v1 import events_pb2
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -172,6 +175,25 @@ def test_a_wiped_broker_loses_nothing(toy: Toy, request: pytest.FixtureRequest) 
     toy.start("work")
     wait_until(lambda: toy.count("done") == 20, 90)
     wait_until(lambda: toy.count("heard") == 20, 30)
+
+
+def test_an_event_of_another_installation_is_dropped(toy: Toy) -> None:
+    """Two installations on one virtual host, or somebody who got hold of the broker: neither writes here."""
+    toy.start("api,relay,sweeper")
+    toy.start("work")
+    toy.enqueue(1)
+    wait_until(lambda: toy.count("heard") == 1, 30)
+    foreign = load(environ=toy.environ | {"KORRIGO_RPC__SECRET": "of another installation, 32 characters"})
+    stream = event_pb2.Stream(subject_type="copy", subject_id=str(uuid7()))
+    event = event_pb2.Event(id=str(uuid7()), type="forged", stream=stream, source="render", source_seq=1)
+    publisher = EventPublisher(foreign)
+    publisher.publish([event])
+    publisher.close()
+    log = toy.folder / "work.log"
+    wait_until(lambda: "FOREIGN_EVENT" in log.read_text(), 30, log.read_text)
+    toy.enqueue(1)
+    wait_until(lambda: toy.count("heard") == 2, 30)
+    assert toy.count("heard WHERE event_id = '" + event.id + "'") == 0
 
 
 def _wipe(toy: Toy, request: pytest.FixtureRequest) -> None:

@@ -7,6 +7,8 @@ Neither ETA nor countdown is used: `not_before` is in the job row and the sweepe
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,7 +17,7 @@ import kombu
 import sqlalchemy
 from kombu.exceptions import OperationalError as KombuOperationalError
 
-from korrigo_kit.errors import Unavailable
+from korrigo_kit.errors import Unauthenticated, Unavailable
 from korrigo_kit.settings import Settings
 from korrigo_protos.common.v1 import event_pb2
 
@@ -125,6 +127,7 @@ class EventPublisher:
     """Publishes events with confirms; one per relay thread."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._connection = connection(settings)
         self._producer: kombu.Producer | None = None
 
@@ -135,7 +138,7 @@ class EventPublisher:
                 self._producer = kombu.Producer(self._connection.default_channel, exchange=EVENTS, auto_declare=True)
             for event in events:
                 self._producer.publish(
-                    encode(event),
+                    encode(self._settings, event),
                     routing_key=f"{event.source}.{event.type}",
                     serializer="json",
                     delivery_mode=2,
@@ -158,14 +161,27 @@ class EventPublisher:
         self._connection = self._connection.clone()
 
 
-def encode(event: event_pb2.Event) -> dict[str, str]:
-    """Wrap an event as a JSON message."""
-    return {"event": base64.b64encode(event.SerializeToString()).decode()}
+def encode(settings: Settings, event: event_pb2.Event) -> dict[str, str]:
+    """Wrap an event as a JSON message, sealed with the secret that the rooms share."""
+    data = event.SerializeToString()
+    return {"event": base64.b64encode(data).decode(), "seal": _seal(settings, data)}
 
 
-def decode(body: Mapping[str, str]) -> event_pb2.Event:
-    """Read an event from a JSON message."""
-    return event_pb2.Event.FromString(base64.b64decode(body["event"]))
+def decode(settings: Settings, body: Mapping[str, str]) -> event_pb2.Event:
+    """Read an event from a JSON message; raises Unauthenticated FOREIGN_EVENT.
+
+    Two installations on one virtual host take each other's events: applied, they would make jobs about copies
+    that this installation does not have, and tell the other that its copies failed.
+    """
+    data = base64.b64decode(body["event"])
+    if not hmac.compare_digest(_seal(settings, data), body.get("seal", "")):
+        raise Unauthenticated("FOREIGN_EVENT", "an event of another installation, or a forged one")
+    return event_pb2.Event.FromString(data)
+
+
+def _seal(settings: Settings, data: bytes) -> str:
+    key = settings.rpc.secret.get_secret_value().encode()
+    return hmac.new(key, b"korrigo event\n" + data, hashlib.sha256).hexdigest()
 
 
 __all__ = ["EVENTS", "EventPublisher", "KombuOperationalError", "connection", "decode", "encode", "event_queue"]

@@ -42,6 +42,7 @@ class EventConsumer(ConsumerMixin):  # type: ignore[misc]
     """Hears the events of these rooms; what it cannot apply is left to catching up."""
 
     def __init__(self, settings: Settings, runtimes: Sequence[Runtime]) -> None:
+        self._settings = settings
         self.connection = broker.connection(settings)
         self._followed = [(runtime, runtime.room.subscriptions(runtime)) for runtime in runtimes]
         self.heard_at = time.monotonic()
@@ -71,7 +72,13 @@ class EventConsumer(ConsumerMixin):  # type: ignore[misc]
 
         def on_message(message: kombu.Message) -> None:
             self.heard_at = time.monotonic()
-            event = broker.decode(message.payload)
+            try:
+                event = broker.decode(self._settings, message.payload)
+            except Exception as error:
+                # Not ours, or no event at all: dropped. Should it be ours after all, catching up brings it.
+                log.error("a message was dropped: %s", error, extra={"reason": getattr(error, "reason", "NO_EVENT")})
+                message.ack()
+                return
             subscription = by_source.get(event.source)
             try:
                 if subscription is not None:

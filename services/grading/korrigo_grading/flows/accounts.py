@@ -104,7 +104,7 @@ def change(
     """Change an account; new roles, a new password, closing or opening it end its sessions in every room.
 
     `approve` is shown the account under its lock and raises when the caller has not seen that version. Raises
-    NotFound (USER_NOT_FOUND), StateConflict (LAST_ADMIN) and the errors of `create`.
+    NotFound (USER_NOT_FOUND), StateConflict (LAST_ADMIN, OWN_ACCOUNT) and the errors of `create`.
     """
     roles = _roles(wanted.roles) if wanted.roles is not None else None
     stored = None
@@ -124,6 +124,8 @@ def change(
         changed = accounts.update(tx, user_id, fields)
         if "admin" in found.roles and found.is_active and accounts.count_active_admins(tx) == 0:
             raise StateConflict("LAST_ADMIN", "this is the last admin who can log in")
+        if user_id == by.user_id and not (changed.is_active and "admin" in changed.roles):
+            raise StateConflict("OWN_ACCOUNT", "another admin has to close your account or to end your role")
         _tell(tx, by, changed, fields)
     return changed
 

@@ -220,7 +220,8 @@ def change_user(
 ) -> User:
     """Change an account; admins only. New roles, a new password or closing it end its sessions everywhere.
 
-    If-Match is honoured when it is sent (412). 409 LAST_ADMIN for the last admin who can log in.
+    If-Match is honoured when it is sent (412). 409 LAST_ADMIN for the last admin who can log in,
+    409 OWN_ACCOUNT for an admin who closes the own account or ends the own role.
     """
     caller.require("admin")
 
