@@ -38,6 +38,13 @@ EXAM = {
     "grading_structure": [{"id": "q1", "label": "Q1", "points": 2}],
 }  # fmt: skip
 ANNOTATION = {"page_index": 0, "x": 0.1, "y": 0.4, "w": 0.2, "h": 0.1, "type": "COMMENT", "content": "never"}
+# Heard and not kept, so that the table changes nothing.
+WATCHDOG = {
+    "version": "4", "groupKey": "{}:{}", "status": "firing",
+    "alerts": [
+        {"status": "firing", "labels": {"severity": "none"}, "startsAt": "2026-01-12T00:00:00Z", "fingerprint": "w"}
+    ],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,8 @@ TABLE: dict[str, Row] = {
     "GET /api/audit/copies/{copy_id}": Row(("lead_marker", "auditor", "admin")),
     "GET /api/audit/events": Row(("auditor", "admin")),
     "GET /api/ops/summary": Row(("auditor", "admin")),
+    "GET /api/ops/alerts": Row(("auditor", "admin")),
+    "POST /api/ops/alerts": body(200, ("auditor", "admin"), WATCHDOG),
 }
 
 

@@ -32,12 +32,13 @@ def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
 
 
 def _periodic(rt: Runtime) -> Sequence[Periodic]:
-    from korrigo_grading.flows import locking, sessions
+    from korrigo_grading.flows import alerting, locking, sessions
 
     return [
         # As often as the sweeper comes round: a copy whose lock ended is free within seconds.
         Periodic("locks", 10, locking.sweep),
         Periodic("prune-logins", 600, sessions.prune),
+        Periodic("prune-alerts", 3600, alerting.prune),
     ]
 
 

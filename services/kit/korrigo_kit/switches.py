@@ -23,8 +23,9 @@ TOKENS_FROM = "tokens_from"
 CACHE_SECONDS = 0.5
 # What a client waits before it tries again; a restore or an upgrade takes minutes, not hours.
 RETRY_AFTER_SECONDS = 30
-# A marker keeps his lock, and whoever logs out is logged out; logging in needs no token and is never asked here.
-_ALWAYS = ("/api/logout", "/api/csrf")
+# A marker keeps his lock, whoever logs out is logged out, and alerts are heard, above all while an incident is looked
+# into; logging in needs no token and is never asked here.
+_ALWAYS = ("/api/logout", "/api/csrf", "/api/ops/alerts")
 _HEARTBEAT = "/lock/heartbeat"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
-from korrigo_grading.rest import accounts, copies, exams, finalisation, locks, operations, scores
+from korrigo_grading.rest import accounts, alerts, copies, exams, finalisation, locks, operations, scores
 from korrigo_grading.rest.annotations import api as annotations_api
 
 
@@ -21,4 +21,5 @@ def routers() -> Sequence[APIRouter]:
         scores.api,
         finalisation.api,
         operations.api,
+        alerts.api,
     )

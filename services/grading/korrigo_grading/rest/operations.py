@@ -46,7 +46,7 @@ class Sessions(BaseModel):
 
 
 class Part(BaseModel):
-    """A relay, sweeper or worker of grading."""
+    """A relay, sweeper or worker of grading; `watchdog` = the alerting, heard every few minutes."""
 
     name: str
     silent_seconds: float = Field(description="Since it last said that it lives; a living one says it every 5 to 10 s.")
