@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,73 +18,23 @@ from typing import Any
 import psycopg
 import pytest
 
-from harness.client import Client, Lock, Refused
+from harness.backups import Populated, final_sha256, populate, stopped_tables, tables
+from harness.checker import check
+from harness.client import Client, Refused
 from harness.instance import KORRIGO, Embedded
-from harness.ledger import Ledger
-from harness.pdfs import a4_booklets
 from harness.processes import wait_for
-from harness.story import Marker
 from korrigo.backup import archive
 from korrigo.backup.schedule import BEFORE_RESTORE, NIGHTLY, Schedule, name_of
 from korrigo_kit.errors import KorrigoError
 
-COPIES, GRADED = 10, 8
-QUESTIONS = {"q1": 8.0, "q2": 12.0}
 SEED = int(os.environ.get("KORRIGO_CHAOS_SEED", "20270301"))
 IS_SOAK = os.environ.get("KORRIGO_TEST_SOAK") == "1"
+# Issue 4 names 200; every run does a twentieth of it. Two more copies are under way at the time of the backup.
+GRADED = 200 if IS_SOAK else 10
+COPIES = GRADED + 2
 DAMAGED, CONFLICT = 5, 4
-# What a restore ends or begins anew by design, and what is no content.
-VOLATILE_TABLES = (
-    "heartbeats", "inbox_looks", "sessions", "revoked_sessions", "login_attempts", "switches", "copy_locks",
-)  # fmt: skip
-VOLATILE_COLUMNS = "'{fence,sent_at,rung_at,rings}'::text[]"
 # The words that a restore says before each step; killed there, or a moment later.
 STEPS = ("loading", "settling", "swapping")
-
-DIGEST = """
-import json, sys
-from pathlib import Path
-from korrigo.backup import servers
-from korrigo.home import Home
-home = Home(Path(sys.argv[1]))
-lock = home.lock()
-with servers.owned(home) as settings:
-    print(settings.database.url.get_secret_value(), flush=True)
-    sys.stdin.readline()
-"""
-
-
-def _tables(url: str) -> dict[str, str]:
-    """Digest the content of every table, volatile things and the installation's own stream left out."""
-    found = {}
-    with psycopg.connect(url) as connection:
-        rows = connection.execute(
-            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE"
-            " c.relkind = 'r' AND n.nspname IN ('ingest', 'grading', 'render', 'audit') ORDER BY 1, 2"
-        ).fetchall()
-        for schema, table in rows:
-            if table in VOLATILE_TABLES:
-                continue
-            answer = connection.execute(
-                f"SELECT count(*), md5(coalesce(string_agg(r, '|' ORDER BY r), '')) FROM (SELECT (to_jsonb(t) -"
-                f" {VOLATILE_COLUMNS})::text AS r FROM {schema}.{table} t"
-                " WHERE to_jsonb(t)->>'subject_type' IS DISTINCT FROM 'system') rows".encode()
-            ).fetchone()
-            assert answer is not None
-            found[f"{schema}.{table}"] = f"{answer[0]}:{answer[1]}"
-    return found
-
-
-def _stopped_tables(instance: Embedded) -> dict[str, str]:
-    """Digest a home whose product is stopped."""
-    with subprocess.Popen(
-        [sys.executable, "-c", DIGEST, str(instance.home)],
-        env=instance.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None and process.stdin is not None
-        found = _tables(process.stdout.readline().strip())
-        process.stdin.close()
-    return found
 
 
 @dataclass
@@ -94,58 +42,36 @@ class World:
     """A populated product, what it held at its backup, and the backup."""
 
     instance: Embedded
-    exam: dict[str, Any]
+    made: Populated
     tables: dict[str, str]
-    finals: dict[str, str]
-    locked: Lock
     token: str
     backup: Path
-    seconds: float
-    later: dict[str, str] = field(default_factory=dict)
-
-
-def _populate(instance: Embedded, client: Client, folder: Path) -> tuple[dict[str, Any], dict[str, str], Lock]:
-    exam = client.create_exam("Backed up", pages_per_booklet=1, questions=QUESTIONS)
-    path = a4_booklets(folder / "ten.pdf", document=77, booklets=COPIES, pages=1)
-    copy_ids = client.wait_scan(client.upload(exam["id"], path)["scan_id"], seconds=180)["copy_ids"]
-    marker = Marker(client, Ledger(), random.Random(SEED))
-    for copy_id in copy_ids[:GRADED]:
-        marker.mark(client.wait_copy(copy_id, ["READY"], seconds=60), QUESTIONS, annotations=2)
-    for copy_id in copy_ids[:GRADED]:
-        client.wait_graded(copy_id)
-        client.wait_audit(copy_id, "FINALIZE")
-    client.wait_copy(copy_ids[-2], ["READY"], seconds=60)
-    lock = client.lock(copy_ids[-1])
-    client.annotate(lock, content="under lock")
-    client.wait_audit(copy_ids[-1], "CREATE_ANN")
-    return exam, {copy_id: _final(client, copy_id) for copy_id in copy_ids[:GRADED]}, lock
-
-
-def _final(client: Client, copy_id: str) -> str:
-    return hashlib.sha256(client.final_pdf(copy_id).content).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Make ten copies in every state that a person leaves behind, back them up, and go on a little."""
+    """Make copies in every state that people leave behind, back them up, and go on a little."""
     folder = tmp_path_factory.mktemp("backup")
     with Embedded() as instance:
         assert isinstance(instance, Embedded)
         with Client(instance.url, patience_seconds=30) as client:
             client.login("admin", instance.admin_password)
-            exam, finals, lock = _populate(instance, client, folder)
-            url = instance._database_url()
-            done = instance.cli("backup", "create", "--json")
+            begun = time.monotonic()
+            made = populate(client, folder, graded=GRADED, seed=SEED)
+            print(f"{COPIES} copies made in {time.monotonic() - begun:.1f} s")
+            assert check(made.ledger, client, instance, expected_copies=GRADED) == []
+            url = instance.database_url()
+            done = instance.cli("backup", "create", "--json", seconds=600)
             assert done.returncode == 0, done.stderr
             told = json.loads(done.stdout)
             assert (told["copies"], told["kind"]) == (COPIES, "manual") and told["objects"] > COPIES
-            tables = _tables(url)
+            held = tables(url)
             later = client.create_exam("After the backup")
             token = str(client.http.headers["Authorization"])
-        made = World(instance, exam, tables, finals, lock, token, Path(told["path"]), told["seconds"])
-        print(f"backup of {COPIES} copies: {told['seconds']} s, {told['object_bytes'] / 1e6:.1f} MB of objects")
+        size = told["object_bytes"] + told["dump_bytes"]
+        print(f"backup of {COPIES} copies: {told['seconds']} s, {size} bytes, {told['objects']} objects")
         assert later["id"]
-        yield made
+        yield World(instance, made, held, token, Path(told["path"]))
 
 
 # ------------------------------------------------------------------------------------------------ read-only mode
@@ -157,14 +83,14 @@ def test_read_only_refuses_changes_and_nothing_else(world: World) -> None:
         try:
             time.sleep(1.0)  # promised: in force within a second
             for method, path in (
-                ("POST", "/api/exams"), ("PATCH", f"/api/exams/{world.exam['id']}"), ("POST", "/api/scans"),
-                ("DELETE", f"/api/copies/{world.locked.copy_id}/lock"), ("POST", "/api/users"),
+                ("POST", "/api/exams"), ("PATCH", f"/api/exams/{world.made.exam['id']}"), ("POST", "/api/scans"),
+                ("DELETE", f"/api/copies/{world.made.locked.copy_id}/lock"), ("POST", "/api/users"),
             ):  # fmt: skip
                 refused = client.http.request(method, path, json={})
                 assert (refused.status_code, refused.json()["reason"]) == (503, "READ_ONLY"), path
                 assert int(refused.headers["Retry-After"]) > 0
-            assert client.copies(world.exam["id"])
-            assert client.heartbeat(world.locked)["status"] == "HEARTBEAT_OK"
+            assert client.copies(world.made.exam["id"])
+            assert client.heartbeat(world.made.locked)["status"] == "HEARTBEAT_OK"
             with Client(instance.url) as other:
                 other.login("admin", instance.admin_password)
         finally:
@@ -251,11 +177,13 @@ def test_whole_files_that_say_something_else_are_refused_too(world: World, tmp_p
     root = tmp_path / world.backup.name
     shutil.copytree(world.backup, root)
     schemas = json.loads((root / archive.MANIFEST).read_text())["schemas"]
-    _reseal(root, schemas=schemas | {"grading": "9999"})
+    _reseal(root, schemas=schemas | {"grading": "9999"}, known_schemas=schemas | {"grading": "9999"})
     newer = world.instance.cli("backup", "verify", str(root))
     assert newer.returncode == CONFLICT and "NEWER_SCHEMA" in newer.stderr
-    counts = archive.read_manifest(world.backup).counts
-    _reseal(root, schemas=schemas, counts={**counts, "grading.annotations": counts["grading.annotations"] + 1})
+    counts = dict(archive.read_manifest(world.backup).counts)
+    counts["grading.annotations"] += 1
+    # Made by a later release on our schema: it says more than we understand, and is compared all the same.
+    _reseal(root, schemas=schemas, a_later_field=1, counts=counts)
     fewer = world.instance.cli("backup", "verify", str(root))  # only the trial restore can know
     assert fewer.returncode == DAMAGED and "grading.annotations" in fewer.stderr
     assert world.instance.cli("backup", "verify", "no-such-backup").returncode == 3
@@ -263,24 +191,27 @@ def test_whole_files_that_say_something_else_are_refused_too(world: World, tmp_p
 
 # ------------------------------------------------------------------------------------------------ restore
 def test_an_empty_home_becomes_the_same_system(world: World, fresh: Embedded) -> None:
-    done = fresh.cli("backup", "restore", str(world.backup), "--json")
+    begun = time.monotonic()
+    done = fresh.cli("backup", "restore", str(world.backup), "--json", seconds=600)
+    seconds = time.monotonic() - begun
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["saved_as"] is None
-    assert _stopped_tables(fresh) == world.tables
+    assert stopped_tables(fresh) == world.tables
+    print(f"restored {COPIES} copies in {seconds:.1f} s")
     # A day has passed since the installation: the supervisor makes a backup by itself, and only one.
     version = fresh.home / "postgres" / "data" / "PG_VERSION"
     os.utime(version, (time.time() - 90_000,) * 2)
     fresh.start()
     with Client(fresh.url, patience_seconds=30) as client:
         client.login("admin", fresh.admin_password)
-        assert {copy_id: _final(client, copy_id) for copy_id in world.finals} == world.finals
-        statuses = sorted(copy["status"] for copy in client.copies(world.exam["id"]))
-        assert statuses.count("GRADED") == GRADED and len(statuses) == COPIES
-        released = client.wait_copy(world.locked.copy_id, ["READY"], seconds=60)
+        assert {copy_id: final_sha256(client, copy_id) for copy_id in world.made.finals} == world.made.finals
+        assert check(world.made.ledger, client, fresh, expected_copies=GRADED) == []
+        assert client.copy(world.made.ready)["status"] == "READY"
+        released = client.wait_copy(world.made.locked.copy_id, ["READY"], seconds=60)
         again = client.lock(released["id"])
-        assert again.fence > world.locked.fence
+        assert again.fence > world.made.locked.fence
         with pytest.raises(Refused) as stale:
-            client.annotate(world.locked, content="from before")
+            client.annotate(world.made.locked, content="from before")
         assert stale.value.reason == "INVALID_LOCK_TOKEN"
         client.wait_audit(released["id"], "UNLOCK")
     directory = fresh.home / "backups"
@@ -317,7 +248,7 @@ def test_a_killed_restore_leaves_the_old_state(world: World) -> None:
     refused = instance.cli("backup", "restore", str(world.backup), "--yes")
     assert refused.returncode == CONFLICT and "HOME_IN_USE" in refused.stderr
     assert instance.stop_cleanly() == 0
-    old = _stopped_tables(instance)
+    old = stopped_tables(instance)
     assert old != world.tables
     asked = instance.cli("backup", "restore", str(world.backup))
     assert asked.returncode == DAMAGED and "CONFIRMATION_REQUIRED" in asked.stderr
@@ -328,7 +259,7 @@ def test_a_killed_restore_leaves_the_old_state(world: World) -> None:
         moments += [(choose.choice(words), choose.uniform(0, 2)) for _ in range(20)]
     for step, delay in moments:
         has_swapped = _restore_and_kill(instance, world.backup, step, delay)
-        found = _stopped_tables(instance)
+        found = stopped_tables(instance)
         if has_swapped or (step == "swapping" and found == world.tables):
             assert found == world.tables, (step, delay)
             assert instance.cli("backup", "restore", str(_saved(instance)), "--yes").returncode == 0
@@ -348,17 +279,17 @@ def test_a_restore_over_data_saves_them_ends_sessions_and_tells(world: World) ->
     assert done.returncode == 0, done.stderr
     saved = archive.check(Path(json.loads(done.stdout)["saved_as"]))
     assert saved.counts["grading.exams"] > archive.read_manifest(world.backup).counts["grading.exams"]
-    assert _stopped_tables(instance) == world.tables
+    assert stopped_tables(instance) == world.tables
     instance.start()
     with Client(instance.url, patience_seconds=30) as client:
         gone = client.http.get("/api/me", headers={"Authorization": world.token})
         assert (gone.status_code, gone.json()["reason"]) == (401, "SESSION_REVOKED")
         client.login("admin", instance.admin_password)
-        assert [exam["name"] for exam in client.json("GET", "/api/exams")["items"]] == ["Backed up"]
-        assert _final(client, next(iter(world.finals))) == next(iter(world.finals.values()))
+        assert {exam["name"] for exam in client.json("GET", "/api/exams")["items"]} == {"Backed up", "Under way"}
+        assert final_sha256(client, next(iter(world.made.finals))) == next(iter(world.made.finals.values()))
 
     def told() -> Any:
-        with psycopg.connect(instance._database_url()) as connection:
+        with psycopg.connect(instance.database_url()) as connection:
             return connection.execute("SELECT metadata FROM audit.records WHERE action = 'RESTORE'").fetchone()
 
     (metadata,) = wait_for("the RESTORE record", told, seconds=30)

@@ -39,7 +39,7 @@ def boss(own: Embedded) -> Iterator[Client]:
 
 def sql(own: Embedded, statement: str, *values: object) -> list[Any]:
     """Do something by hand that no flow would do."""
-    with psycopg.connect(own._database_url()) as connection:
+    with psycopg.connect(own.database_url()) as connection:
         cursor = connection.execute(statement, values)
         return cursor.fetchall() if cursor.description else []
 

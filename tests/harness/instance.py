@@ -213,7 +213,7 @@ class Embedded(Instance):
         """Destroy the messages: every queue of pgmq is emptied in the instance's own database."""
 
         def wiped() -> bool:
-            with psycopg.connect(self._database_url(), connect_timeout=3) as connection:
+            with psycopg.connect(self.database_url(), connect_timeout=3) as connection:
                 connection.execute("SET ROLE korrigo_broker")
                 names = [row[0] for row in connection.execute("SELECT queue_name FROM pgmq.meta").fetchall()]
                 for name in names:
@@ -223,7 +223,8 @@ class Embedded(Instance):
 
         wait_for("a wiped embedded broker", wiped, seconds=60, every_seconds=0.5)
 
-    def _database_url(self) -> str:
+    def database_url(self) -> str:
+        """Return the administrator's URL of the embedded database."""
         # not in the contract: read where the supervisor must put it, in a child's environment
         for pid in self.children().values():
             with contextlib.suppress(psutil.Error):

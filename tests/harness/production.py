@@ -149,9 +149,8 @@ class Production(Instance):
         return self.env | own
 
     def start(self) -> None:
-        """Migrate an empty database, start every process, wait until each room is ready."""
-        self._database = self.postgres.create_database()
-        self.logs.mkdir(exist_ok=True)
+        """Migrate the database (a new one at first), start every process, wait until each room is ready."""
+        self.make_database()
         migrated = self.cli("migrate")
         if migrated.returncode != 0:
             raise NotReady(f"korrigo migrate failed\n{migrated.stdout[-2000:]}{migrated.stderr[-2000:]}")
@@ -166,6 +165,17 @@ class Production(Instance):
         except NotReady as error:
             tails = [f"--- {name}\n{k.child.tail(15)}" for name, k in self.keeper.kept.items()]
             raise NotReady(f"{error}\n" + "\n".join(tails)) from None
+
+    def make_database(self) -> None:
+        """Make the empty database; for what is done before the first start."""
+        self.logs.mkdir(exist_ok=True)
+        if not self._database:
+            self._database = self.postgres.create_database()
+
+    @property
+    def database_url(self) -> str:
+        """Return the administrator's URL of the database."""
+        return self.postgres.url(self._database)
 
     def _processes(self, room: str) -> Sequence[tuple[str, Sequence[str]]]:
         if not self.split:

@@ -20,7 +20,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup says about itself; `counts` are rows per schema.table at the moment of the snapshot."""
+    """What a backup says about itself; `counts` are rows per schema.table at the moment of the snapshot.
+
+    A later release may add fields, and its backup from before a migration must be readable by this one: what is
+    unknown is passed over, and every field that is added has a default.
+    """
 
     format: int
     name: str
@@ -48,6 +52,8 @@ class Manifest:
     objects: int
     object_bytes: int
     dump_bytes: int
+    # What the release that made it knows: lower than `schemas` after its code was rolled back.
+    known_schemas: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def copies(self) -> int:
@@ -70,7 +76,8 @@ def read_manifest(root: Path) -> Manifest:
         found: dict[str, Any] = json.loads((root / MANIFEST).read_text())
         if found["format"] != FORMAT:
             raise Invalid("BACKUP_FORMAT", f"{root.name} is of format {found['format']}, this product reads {FORMAT}")
-        return Manifest(**found)
+        known = {item.name for item in fields(Manifest)}
+        return Manifest(**{name: value for name, value in found.items() if name in known})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(root, f"{MANIFEST} cannot be read") from error
 

@@ -93,6 +93,7 @@ def _gather(home: Home, settings: Settings, directory: Path, partial: Path, kind
         objects=len(moment.objects),
         object_bytes=object_bytes,
         dump_bytes=(partial / archive.DUMP).stat().st_size,
+        known_schemas=trial.heads(),
     )
     (partial / archive.MANIFEST).write_text(manifest.text())
     return manifest

@@ -25,13 +25,22 @@ _UNTOLD = (
 )
 
 
-def require_known_schemas(manifest: Manifest) -> None:
-    """Refuse a backup of a later release; raises StateConflict NEWER_SCHEMA."""
+def heads() -> dict[str, str]:
+    """Return the newest schema of each room that this release knows."""
     from korrigo.commands.migrate import plans
 
-    heads = {plan.room: plan.head for plan in plans()}
-    newer = [f"{room} {found}" for room, found in manifest.schemas.items() if found > heads.get(room, "")]
-    if newer or set(manifest.schemas) != set(heads):
+    return {plan.room: plan.head for plan in plans()}
+
+
+def require_known_schemas(manifest: Manifest) -> None:
+    """Refuse a backup of a later release; raises StateConflict NEWER_SCHEMA.
+
+    One that a release of our own age made on a newer schema, after its code was rolled back, is good for us too.
+    """
+    known = heads()
+    needed = {room: min(found, manifest.known_schemas.get(room, found)) for room, found in manifest.schemas.items()}
+    newer = [f"{room} {found}" for room, found in needed.items() if found > known.get(room, "")]
+    if newer or set(manifest.schemas) != set(known):
         raise StateConflict(
             "NEWER_SCHEMA",
             f"{manifest.name} is of Korrigo {manifest.product_version} ({', '.join(newer) or 'other rooms'});"

@@ -61,11 +61,11 @@ def plans() -> list[Plan]:
 
 def due(settings: Settings) -> list[str]:
     """Say which schemas are behind."""
-    from korrigo_kit.migrate import connect, current
+    from korrigo_kit.migrate import connect, current, is_behind
 
     with connect(settings.database) as connection:
-        behind = [(plan, current(connection, plan.room)) for plan in plans()]
-    return [f"{plan.room} {before or '-'} -> {plan.head}" for plan, before in behind if before != plan.head]
+        found = [(plan, current(connection, plan.room)) for plan in plans()]
+    return [f"{plan.room} {before or '-'} -> {plan.head}" for plan, before in found if is_behind(before, plan)]
 
 
 def save_first(settings: Settings) -> Path | None:
@@ -76,11 +76,11 @@ def save_first(settings: Settings) -> Path | None:
     from korrigo.backup import schedule, taking
     from korrigo.home import Home
     from korrigo.settings import BackupSettings
-    from korrigo_kit.migrate import connect, current
+    from korrigo_kit.migrate import connect, current, is_behind
 
     with connect(settings.database) as connection:
-        found = [(plan.head, current(connection, plan.room)) for plan in plans()]
-    if any(version is None for _, version in found) or all(head == version for head, version in found):
+        found = [(plan, current(connection, plan.room)) for plan in plans()]
+    if any(version is None for _, version in found) or not any(is_behind(version, plan) for plan, version in found):
         return None
     if settings.home is None and not settings.get(BackupSettings).directory:
         typer.echo("no backup is made: KORRIGO_BACKUP__DIRECTORY is not set", err=True)

@@ -224,7 +224,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def is_current(server: postgres.Server) -> bool:
-    """Tell whether every room's schema is at its head and an account exists, by one query and no import."""
+    """Tell whether no room's schema is behind its head and an account exists, by one query and no import."""
     heads = {room: _head(room) for room in installation.ROOMS}
     versions = " UNION ALL ".join(f"SELECT '{room}', version_num FROM {room}.alembic_version" for room in heads)
     try:
@@ -232,7 +232,8 @@ def is_current(server: postgres.Server) -> bool:
         has_account = server.query("SELECT EXISTS (SELECT 1 FROM grading.users WHERE NOT is_system)") == [["t"]]
     except KorrigoError:
         return False
-    return found == heads and has_account
+    # Ahead is fine: this is the release before the one that moved it (korrigo_kit.migrate).
+    return has_account and all(found.get(room, "") >= head for room, head in heads.items())
 
 
 def _head(room: str) -> str:
