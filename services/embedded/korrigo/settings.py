@@ -22,4 +22,10 @@ class BackupSettings(Section):
     keep: int = Field(14, ge=1, description="Backups kept of each kind that is made by itself; yours stay.")
 
 
-SECTIONS: tuple[type[Section], ...] = (PostgresSettings, BackupSettings)
+class MonitoringSettings(Section):
+    section: ClassVar[str] = "monitoring"
+    prometheus_url: str = Field("", description="Where `korrigo doctor` asks Prometheus; empty = there is none.")
+    alertmanager_url: str = Field("", description="Where `korrigo doctor` asks Alertmanager; empty = there is none.")
+
+
+SECTIONS: tuple[type[Section], ...] = (PostgresSettings, BackupSettings, MonitoringSettings)
