@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -20,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from korrigo_kit.db import Database, Tx
 from korrigo_kit.errors import Forbidden, Unauthenticated
-from korrigo_kit.settings import AuthSettings, SettingsError
+from korrigo_kit.settings import AuthSettings, RpcSettings, SettingsError, Watched
 
 AUDIENCE = "korrigo"
 ROLES = ("admin", "scan_operator", "marker", "lead_marker", "student", "auditor")
@@ -28,7 +30,13 @@ ROLES = ("admin", "scan_operator", "marker", "lead_marker", "student", "auditor"
 REVOKED_CACHE_SECONDS = 0.5
 _LEEWAY_SECONDS = 5
 _PEER_TOKEN_SECONDS = 60
-_PEM = re.compile(r"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.S)
+# RFC 7468 allows text before a block; ours says how long a replaced key is still good (`korrigo secrets rotate`).
+ACCEPTED_UNTIL = "Accepted-Until:"
+_PEM = re.compile(
+    rf"(?:{ACCEPTED_UNTIL}[ \t]*(?P<until>\S+)\s+)?"
+    r"(?P<pem>-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----)",
+    re.S,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +90,37 @@ class Signer:
         return jwt.encode(claims, self._key, algorithm="EdDSA")
 
 
+@dataclass(frozen=True, slots=True)
+class AcceptedKey:
+    """A public key and the moment until which it is good; None = as long as it is listed."""
+
+    key: Ed25519PublicKey
+    until: datetime | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether it may verify now."""
+        return self.until is None or datetime.now(UTC) < self.until
+
+
 class Verifier:
-    """Verifies people's tokens; several public keys may be valid at once, for rotation."""
+    """Verifies people's tokens; several public keys may be valid at once, for rotation.
+
+    A token that no key verifies has the key files looked at again: it may be the first under a new one.
+    """
 
     def __init__(self, settings: AuthSettings) -> None:
-        self._keys = _public_keys(settings)
+        self._watched = Watched(settings)
+        self._known = (settings, public_keys(settings))
 
     def verify(self, token: str, *, is_cookie: bool = False) -> Principal:
         """Return the principal of a token; raises Unauthenticated (TOKEN_EXPIRED, INVALID_TOKEN)."""
-        claims = None
-        for key in self._keys:
-            try:
-                claims = jwt.decode(
-                    token,
-                    key,
-                    algorithms=["EdDSA"],
-                    audience=AUDIENCE,
-                    leeway=_LEEWAY_SECONDS,
-                    options={"require": ["exp", "sub", "sid", "roles"]},
-                )
-                break
-            except jwt.ExpiredSignatureError:
-                raise Unauthenticated("TOKEN_EXPIRED", "the session has ended; log in again") from None
-            except jwt.InvalidTokenError:
-                continue
+        settings, keys = self._known
+        claims = self._claims(token, keys)
+        newer = self._watched.newer(settings) if claims is None else None
+        if newer is not None:
+            self._known = (newer, public_keys(newer))
+            claims = self._claims(token, self._known[1])
         if claims is None:
             raise Unauthenticated("INVALID_TOKEN", "the token is not valid")
         return Principal(
@@ -119,20 +134,55 @@ class Verifier:
             issued_at=int(claims.get("iat", 0)),
         )
 
+    @staticmethod
+    def _claims(token: str, keys: Sequence[AcceptedKey]) -> dict[str, Any] | None:
+        for accepted in keys:
+            if not accepted.is_good:
+                continue
+            try:
+                claims: dict[str, Any] = jwt.decode(
+                    token,
+                    accepted.key,
+                    algorithms=["EdDSA"],
+                    audience=AUDIENCE,
+                    leeway=_LEEWAY_SECONDS,
+                    options={"require": ["exp", "sub", "sid", "roles"]},
+                )
+            except jwt.ExpiredSignatureError:
+                raise Unauthenticated("TOKEN_EXPIRED", "the session has ended; log in again") from None
+            except jwt.InvalidTokenError:
+                continue
+            return claims
+        return None
 
-def _public_keys(settings: AuthSettings) -> Sequence[Ed25519PublicKey]:
-    if settings.public_keys:
-        keys = [serialization.load_pem_public_key(pem.encode()) for pem in _PEM.findall(settings.public_keys)]
-    elif settings.signing_key is not None:
+
+def public_keys(settings: AuthSettings) -> Sequence[AcceptedKey]:
+    """Return the keys to verify with: that of the signing key, then the listed ones; raises SettingsError."""
+    found: list[AcceptedKey] = []
+    if settings.signing_key is not None and settings.signing_key.get_secret_value():
         private = serialization.load_pem_private_key(settings.signing_key.get_secret_value().encode(), password=None)
-        assert isinstance(private, Ed25519PrivateKey)
-        keys = [private.public_key()]
-    else:
+        if not isinstance(private, Ed25519PrivateKey):
+            raise SettingsError("KORRIGO_AUTH__SIGNING_KEY is not an Ed25519 key")
+        found.append(AcceptedKey(private.public_key()))
+    if not found and not settings.public_keys:
         raise SettingsError("KORRIGO_AUTH__PUBLIC_KEYS is missing")
-    found = [key for key in keys if isinstance(key, Ed25519PublicKey)]
+    for block in _PEM.finditer(settings.public_keys or ""):
+        key = serialization.load_pem_public_key(block["pem"].encode())
+        if isinstance(key, Ed25519PublicKey):
+            found.append(AcceptedKey(key, _until(block["until"])))
     if not found:
         raise SettingsError("KORRIGO_AUTH__PUBLIC_KEYS holds no Ed25519 key")
     return found
+
+
+def _until(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f"KORRIGO_AUTH__PUBLIC_KEYS: {ACCEPTED_UNTIL} is followed by no RFC 3339 time") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class RevokedSessions:
@@ -170,13 +220,21 @@ def revoke(tx: Tx, session_id: str, expires_at_unix: int) -> None:
     )
 
 
-class PeerTokens:
-    """Tokens between rooms."""
+def accepted_secrets(settings: RpcSettings) -> list[str]:
+    """Return the secrets that count between rooms, that to sign with first; raises SettingsError for a short one."""
+    previous = settings.previous_secret.get_secret_value()
+    found = [settings.secret.get_secret_value(), *([previous] if previous else [])]
+    if any(len(secret) < 32 for secret in found):
+        raise SettingsError("KORRIGO_RPC__SECRET and PREVIOUS_SECRET must have 32 characters or more")
+    return found
 
-    def __init__(self, secret: str, room: str) -> None:
-        if len(secret) < 32:
-            raise SettingsError("KORRIGO_RPC__SECRET must have 32 characters or more")
-        self._secret = secret
+
+class PeerTokens:
+    """Tokens between rooms. A token that no secret accepts has the files looked at again: they may be new."""
+
+    def __init__(self, settings: RpcSettings, room: str) -> None:
+        accepted_secrets(settings)
+        self._watched = Watched(settings)
         self._room = room
 
     def issue(self, audience: str, principal: Principal | None) -> str:
@@ -188,18 +246,30 @@ class PeerTokens:
             "sub": principal.user_id if principal else "",
             "roles": list(principal.roles) if principal else [],
         }
-        return jwt.encode(claims, self._secret, algorithm="HS256")
+        return jwt.encode(claims, accepted_secrets(self._watched.now())[0], algorithm="HS256")
 
     def accept(self, token: str) -> tuple[str, Principal | None]:
         """Return the calling room and the person behind it; raises Unauthenticated (INVALID_PEER_TOKEN)."""
-        try:
-            claims = jwt.decode(
-                token, self._secret, algorithms=["HS256"], audience=self._room, options={"require": ["exp", "iss"]}
-            )
-        except jwt.InvalidTokenError:
-            raise Unauthenticated("INVALID_PEER_TOKEN", "the call between rooms is not signed") from None
+        settings = self._watched.now()
+        claims = self._claims(token, settings)
+        newer = self._watched.newer(settings) if claims is None else None
+        if newer is not None:
+            claims = self._claims(token, newer)
+        if claims is None:
+            raise Unauthenticated("INVALID_PEER_TOKEN", "the call between rooms is not signed")
         person = Principal(claims["sub"], "", tuple(claims["roles"])) if claims.get("sub") else None
         return str(claims["iss"]), person
+
+    def _claims(self, token: str, settings: RpcSettings) -> dict[str, Any] | None:
+        for secret in accepted_secrets(settings):
+            try:
+                claims: dict[str, Any] = jwt.decode(
+                    token, secret, algorithms=["HS256"], audience=self._room, options={"require": ["exp", "iss"]}
+                )
+            except jwt.InvalidTokenError:
+                continue
+            return claims
+        return None
 
 
 def new_csrf() -> str:

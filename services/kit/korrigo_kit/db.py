@@ -106,9 +106,18 @@ class Tx:
 class Database:
     """The connections of one room in one process; create it after a spawn, never before a fork."""
 
-    def __init__(self, room: str, url: str, settings: DatabaseSettings, *, application: str = "korrigo") -> None:
+    def __init__(
+        self,
+        room: str,
+        url: str,
+        settings: DatabaseSettings,
+        *,
+        application: str = "korrigo",
+        url_now: Callable[[], str] | None = None,
+    ) -> None:
         self.room = room
         self.url = url
+        self._url_now = url_now
         options = {
             "search_path": room,
             "statement_timeout": f"{int(settings.statement_timeout_seconds * 1000)}",
@@ -130,8 +139,18 @@ class Database:
         )
 
     def connect(self) -> psycopg.Connection[Any]:
-        """Open a connection outside the pool (LISTEN, migrations); the caller closes it."""
-        return psycopg.connect(**self._connect_arguments)  # type: ignore[arg-type]
+        """Open a connection outside the pool (LISTEN, migrations); the caller closes it.
+
+        One that is refused is tried again when the password has changed since.
+        """
+        try:
+            return psycopg.connect(**self._connect_arguments)  # type: ignore[arg-type]
+        except psycopg.OperationalError:
+            url = self._url_now() if self._url_now is not None else self.url
+            if url == self.url:
+                raise
+            self.url = self._connect_arguments["conninfo"] = url
+            return psycopg.connect(**self._connect_arguments)  # type: ignore[arg-type]
 
     @contextmanager
     def transaction(self, *, actor: str = "", roles: Sequence[str] = ()) -> Iterator[Tx]:

@@ -24,7 +24,7 @@ from korrigo_kit.errors import Timeout
 from korrigo_kit.inbox import Subscription
 from korrigo_kit.jobs import Job, OnFailed
 from korrigo_kit.rpc import Channels
-from korrigo_kit.settings import Section, Settings
+from korrigo_kit.settings import DatabaseSettings, Section, Settings
 
 if TYPE_CHECKING:
     import grpc
@@ -47,7 +47,13 @@ class Runtime:
 
     @cached_property
     def db(self) -> Database:
-        return Database(self.name, room_url(self.settings.database, self.name), self.settings.database)
+        watched = self.settings.watched(DatabaseSettings)
+
+        def url_now() -> str:
+            newer = watched.newer(self.settings.database)
+            return room_url(newer or self.settings.database, self.name)
+
+        return Database(self.name, room_url(watched.now(), self.name), self.settings.database, url_now=url_now)
 
     @cached_property
     def blobs(self) -> BlobStore:

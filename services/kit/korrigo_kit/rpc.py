@@ -168,7 +168,7 @@ class RpcServer:
         database: Database,
         servicers: Sequence[Callable[[grpc.Server], None]],
     ) -> None:
-        tokens = PeerTokens(settings.secret.get_secret_value(), room)
+        tokens = PeerTokens(settings, room)
         self._server = grpc.server(
             ThreadPoolExecutor(_THREADS, thread_name_prefix=f"rpc-{room}"),
             interceptors=[_ServerInterceptor(tokens, room)],
@@ -246,7 +246,7 @@ class Channels(inbox.Peer):
 
     def __init__(self, settings: RpcSettings, room: str) -> None:
         self._settings = settings
-        self._tokens = PeerTokens(settings.secret.get_secret_value(), room)
+        self._tokens = PeerTokens(settings, room)
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
 

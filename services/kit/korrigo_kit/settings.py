@@ -1,19 +1,25 @@
 """Settings: `KORRIGO_<SECTION>__<KEY>` or a file named by `KORRIGO_<SECTION>__<KEY>_FILE`.
 
-An unknown variable is refused at boot, because a mistyped one that is silently ignored costs a night.
+An unknown variable is refused at boot, because a mistyped one that is silently ignored costs a night. What lies in a
+file may change while a process runs: `Watched` reads it again, so that a secret is changed without a restart.
 Kit declares the sections that every room shares; a room adds its own by a model with a `section` name, and the
 front door hands all of them to `load`, so that rooms may share one environment.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+
+log = logging.getLogger("korrigo.settings")
 
 PREFIX = "KORRIGO_"
 # The only variables without a section (decisions.md, Libraries and numbers).
@@ -29,6 +35,21 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     section: ClassVar[str] = ""
+    # Keys whose values came from files, with their variables; the others as they were given.
+    _files: dict[str, tuple[str, Path]] = PrivateAttr(default_factory=dict)
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def files(self) -> list[Path]:
+        """List the files that hold values of this section."""
+        return [path for _, path in self._files.values()]
+
+    def read_again(self) -> Self:
+        """Return the section with its files as they are now; raises SettingsError."""
+        values = self._given | {key: _read(variable, str(path)) for key, (variable, path) in self._files.items()}
+        found = _validate(type(self), values)
+        found._files, found._given = self._files, self._given
+        return found
 
 
 class DatabaseSettings(Section):
@@ -84,6 +105,9 @@ class HttpSettings(Section):
 class RpcSettings(Section):
     section: ClassVar[str] = "rpc"
     secret: SecretStr = Field(SecretStr(""), description="Shared secret (32 characters or more) between rooms.")
+    previous_secret: SecretStr = Field(
+        SecretStr(""), description="Accepted besides the secret while the rooms change from one to the other."
+    )
     listen: str = Field("", description="Where this room listens: host:port or unix:/path; default: its own address.")
     ingest: str = Field("", description="Address of ingest: host:port or unix:/path.")
     grading: str = Field("", description="Address of grading.")
@@ -96,7 +120,11 @@ class RpcSettings(Section):
 class AuthSettings(Section):
     section: ClassVar[str] = "auth"
     signing_key: SecretStr | None = Field(None, description="Ed25519 private key (PEM); only grading needs it.")
-    public_keys: str | None = Field(None, description="Ed25519 public keys (PEM, one after another) to verify with.")
+    public_keys: str | None = Field(
+        None,
+        description="Ed25519 public keys (PEM, one after another) to verify with; a line `Accepted-Until: TIME` (RFC"
+        " 3339) before one ends it. That of the signing key is always among them.",
+    )
     token_seconds: int = Field(14400, ge=60, description="Life of an access token (domain.md 1.20).")
 
 
@@ -138,6 +166,56 @@ KIT_SECTIONS: tuple[type[Section], ...] = (
 )
 
 S = TypeVar("S", bound=Section)
+# A changed file is in use after this time at most.
+WATCH_SECONDS = 1.0
+
+
+class Watched(Generic[S]):
+    """A section as its files say now: `now` is a second old at most, `newer` looks at once."""
+
+    def __init__(self, section: S) -> None:
+        self._section = section
+        self._mark = _mark(section)
+        self._looked_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def now(self) -> S:
+        """Return the section, a second old at most."""
+        if self._section.files and time.monotonic() - self._looked_at > WATCH_SECONDS:
+            self._look()
+        return self._section
+
+    def newer(self, than: S) -> S | None:
+        """Look at the files; return the section if it is another than the caller's, whoever noticed it first."""
+        if self._section.files:
+            self._look()
+        return self._section if self._section is not than else None
+
+    def _look(self) -> None:
+        """Read what changed; a file that cannot be read leaves everything as it was."""
+        with self._lock:
+            self._looked_at = time.monotonic()
+            mark = _mark(self._section)
+            if mark == self._mark:
+                return
+            try:
+                self._section = self._section.read_again()
+            except SettingsError as error:
+                log.error("changed settings are not taken: %s", error)
+                return
+            self._mark = mark
+
+
+def _mark(section: Section) -> list[tuple[int, int, int] | None]:
+    marks: list[tuple[int, int, int] | None] = []
+    for path in section.files:
+        try:
+            found = path.stat()
+        except OSError:
+            marks.append(None)
+        else:
+            marks.append((found.st_ino, found.st_mtime_ns, found.st_size))
+    return marks
 
 
 @dataclass(frozen=True)
@@ -156,6 +234,11 @@ class Settings:
     origins: Mapping[str, Origin]
     home: Path | None = None
     admin_password: SecretStr | None = None
+    _watched: dict[str, Watched[Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    def watched(self, model: type[S]) -> Watched[S]:
+        """Return the watch over a section's files, one for everybody who asks."""
+        return self._watched.setdefault(model.section, Watched(self.get(model)))
 
     def get(self, model: type[S]) -> S:
         """Return a section by its model; it must have been given to `load`."""
@@ -185,7 +268,7 @@ class Settings:
 
     @property
     def auth(self) -> AuthSettings:
-        return self.get(AuthSettings)
+        return self.watched(AuthSettings).now()
 
     @property
     def jobs(self) -> JobSettings:
@@ -217,6 +300,7 @@ def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None 
     env = dict(os.environ if environ is None else environ)
     models = {model.section: model for model in (*KIT_SECTIONS, *rooms)}
     raw: dict[str, dict[str, Any]] = {name: {} for name in models}
+    files: dict[str, dict[str, tuple[str, Path]]] = {name: {} for name in models}
     origins: dict[str, Origin] = {}
     unknown = []
     for variable, value in env.items():
@@ -228,12 +312,17 @@ def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None 
             continue
         section, key, is_file = found
         raw[section][key] = _read(variable, value) if is_file else value
+        if is_file:
+            files[section][key] = (variable, Path(value))
         canonical = f"{PREFIX}{section.upper()}__{key.upper()}"
         origins[canonical] = Origin(variable, "file" if is_file else "environment")
     if unknown:
         names = ", ".join(sorted(unknown))
         raise SettingsError(f"unknown settings: {names}; `korrigo config show` lists the known ones")
     sections = {name: _validate(model, raw[name]) for name, model in models.items()}
+    for name, loaded in sections.items():
+        loaded._files = files[name]
+        loaded._given = {key: value for key, value in raw[name].items() if key not in files[name]}
     password = env.get("KORRIGO_ADMIN_PASSWORD")
     home = env.get("KORRIGO_HOME")
     return Settings(
