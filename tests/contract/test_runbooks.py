@@ -22,10 +22,13 @@ NAMES = {
     "database-down", "database-connections", "database-blocked", "disk-space", "object-store", "login-failures",
     "intervention-failed", "sweeper-stale", "backup-too-old", "target-down", "metrics-absent", "watchdog",
 }  # fmt: skip
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+EVERY = [RUNBOOKS / "README.md", *PAGES]
 # Nothing here may destroy what somebody scanned, wrote or marked.
 DESTRUCTIVE = re.compile(
     r"\brm\b|\b(DELETE|UPDATE|INSERT|DROP|TRUNCATE|ALTER)\s|-delete\b|\bmkfs|\bdd\b|FLUSH|purge|kill -9|--force\b"
 )
+ENDS_A_LOCK = re.compile(r"-X DELETE \"\$BASE/api/(locks/\$COPY|copies/\$COPY/lock)\"")
 
 
 def _name(page: Path) -> str:
@@ -45,8 +48,14 @@ def test_every_alert_has_its_page_and_every_page_an_alert() -> None:
     assert {_runbook(alert) for alert in _alerts()} == {page.stem for page in PAGES} == NAMES
 
 
-def test_the_overview_names_every_page() -> None:
-    assert set(re.findall(r"\]\(([a-z-]+)\.md\)", parts(RUNBOOKS / "README.md")["Pages"])) == NAMES
+def test_the_overview_lists_every_alert_with_its_priorities_and_page() -> None:
+    table = parts(RUNBOOKS / "README.md")["By alert"]
+    listed = re.findall(r"^\| (\w+) \| (P[\dP, ]+) \| \[([a-z-]+)\]\(\3\.md\) \|$", table, re.MULTILINE)
+    priorities: dict[tuple[str, str], set[str]] = {}
+    for alert in _alerts():
+        priorities.setdefault((alert["alert"], _runbook(alert)), set()).add(alert["labels"]["priority"])
+    assert {(name, page): set(given.split(", ")) for name, given, page in listed} == priorities
+    assert len(listed) == len(priorities)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
@@ -57,6 +66,8 @@ def test_a_page_has_its_four_parts_and_commands_in_two(page: Path) -> None:
     assert all(text.strip() for text in found.values())
     assert blocks(found["Diagnosis"]) and blocks(found["Mitigation"])
     assert not blocks(found["Meaning"] + found["Impact"])
+    ends = ("**Over when** ", "**Call** ", "**So that it stays away**: ")
+    assert [found["Mitigation"].count(f"\n\n{words}") for words in ends] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
@@ -68,19 +79,20 @@ def test_a_page_explains_each_of_its_alerts(page: Path) -> None:
         assert {alert for alert in alerts if alert not in meaning} == set()
 
 
-@pytest.mark.parametrize("page", [RUNBOOKS / "README.md", *PAGES], ids=_name)
+@pytest.mark.parametrize("page", [RUNBOOKS / "README.md", *PAGES, *GUIDES], ids=_name)
 def test_every_command_block_is_sound_bash_and_destroys_nothing(page: Path) -> None:
     for block in blocks(page.read_text()):
         checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=20, check=False)
         assert (checked.returncode, checked.stderr) == (0, ""), block
-        assert DESTRUCTIVE.search(re.sub(r"-X DELETE \"\$BASE/api/locks/\$COPY\"", "", block)) is None, block
+        assert DESTRUCTIVE.search(ENDS_A_LOCK.sub("", block)) is None, block
 
 
 def test_fences_are_closed_and_of_a_known_kind() -> None:
-    for page in [RUNBOOKS / "README.md", *PAGES]:
+    for page in EVERY:
         fences = re.findall(r"^ *```(\w*)", page.read_text(), re.MULTILINE)
-        assert set(fences[::2]) <= {"bash"} and set(fences[1::2]) <= {""}, page.name
-        assert len(fences) == 2 * len(blocks(page.read_text())), page.name
+        kinds = {"bash", "promql"} if page.name == "README.md" else {"bash"}
+        assert set(fences[::2]) <= kinds and set(fences[1::2]) <= {""}, page
+        assert len(fences) - 2 * fences.count("promql") == 2 * len(blocks(page.read_text())), page
 
 
 def test_the_words_of_korrigo_that_pages_use_exist() -> None:
@@ -90,11 +102,11 @@ def test_the_words_of_korrigo_that_pages_use_exist() -> None:
     ).stdout  # fmt: skip
     known = set(re.findall(r"^  ([a-z_-]+)  ", shown, re.MULTILINE))
     used: dict[str, str] = {}
-    for page in [RUNBOOKS / "README.md", *PAGES]:
+    for page in [*EVERY, *GUIDES]:
         text = page.read_text()
         code = [*blocks(text), *re.findall(r"`([^`\n]+)`", text)]
-        for word in (word for part in code for word in re.findall(r"(?:^|[\s;&|(])korrigo ([a-z][a-z_-]*)", part)):
+        for word in (word for part in code for word in re.findall(r"(?:^|[\s;&|(])(?<!-aG )korrigo ([a-z][a-z_-]*)", part)):
             used[word] = page.name
     assert used
-    # `systemctl restart korrigo` and the like end with the word and do not match.
+    # `systemctl restart korrigo` and the like end with the word and do not match; neither does a group of that name.
     assert {word: page for word, page in used.items() if word not in known} == {}

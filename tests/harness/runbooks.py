@@ -12,6 +12,8 @@ from pathlib import Path
 
 RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
 PARTS = ("Meaning", "Impact", "Diagnosis", "Mitigation")
+FRENCH = RUNBOOKS / "fr"
+FRENCH_PARTS = ("Signification", "Conséquences", "Diagnostic", "Remèdes")
 PAGES = sorted(path for path in RUNBOOKS.glob("*.md") if path.name != "README.md")
 # A block inside a list is indented with it.
 _BLOCK = re.compile(r"^( *)```bash\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
