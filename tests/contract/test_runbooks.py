@@ -28,6 +28,8 @@ EVERY = [RUNBOOKS / "README.md", *PAGES]
 DESTRUCTIVE = re.compile(
     r"\brm\b|\b(DELETE|UPDATE|INSERT|DROP|TRUNCATE|ALTER)\s|-delete\b|\bmkfs|\bdd\b|FLUSH|purge|kill -9|--force\b"
 )
+# What follows the program's name; not the user group of that name.
+WORD = re.compile(r"(?:^|[\s;&|(])(?<!-aG )korrigo ([a-z][a-z_-]*)")
 ENDS_A_LOCK = re.compile(r"-X DELETE \"\$BASE/api/(locks/\$COPY|copies/\$COPY/lock)\"")
 
 
@@ -105,8 +107,8 @@ def test_the_words_of_korrigo_that_pages_use_exist() -> None:
     for page in [*EVERY, *GUIDES]:
         text = page.read_text()
         code = [*blocks(text), *re.findall(r"`([^`\n]+)`", text)]
-        for word in (word for part in code for word in re.findall(r"(?:^|[\s;&|(])(?<!-aG )korrigo ([a-z][a-z_-]*)", part)):
+        for word in (word for part in code for word in WORD.findall(part)):
             used[word] = page.name
     assert used
-    # `systemctl restart korrigo` and the like end with the word and do not match; neither does a group of that name.
+    # `systemctl restart korrigo` and the like end with the word and do not match.
     assert {word: page for word, page in used.items() if word not in known} == {}
