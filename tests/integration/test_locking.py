@@ -194,16 +194,18 @@ def test_who_may_lock(desk: Desk) -> None:
 
 # ------------------------------------------------------------------------------------------------------ sweep
 def test_the_sweep_ends_leases_and_mends_what_was_deleted_by_hand(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    ended, orphan, live = desk.ready(), desk.ready(), desk.ready()
-    for copy_id in (ended, orphan, live):
+    ended, orphan, forced, live = (desk.ready() for _ in range(4))
+    for copy_id in (ended, orphan, forced, live):
         locking.acquire(desk.rt, desk.admin, copy_id, Wish(ttl_seconds=100))
     desk.age_lock(ended, 300)
     desk.sql("DELETE FROM copy_locks WHERE copy_id = %s", orphan)
+    # As korrigo.playbook's trigger does for a DELETE by SQL.
+    desk.sql("UPDATE copy_locks SET expires_at = 'epoch' WHERE copy_id = %s", forced)
     with caplog.at_level(logging.INFO, "grading"):
-        assert locking.sweep(desk.rt) >= 2
+        assert locking.sweep(desk.rt) >= 3
     assert f"Expired lock released for copy {ended}" in caplog.text
-    assert [desk.copy(c)["status"] for c in (ended, orphan, live)] == ["READY", "READY", "LOCKED"]
-    for copy_id, reason in ((ended, "expired"), (orphan, "reconciled")):
+    assert [desk.copy(c)["status"] for c in (ended, orphan, forced, live)] == ["READY", "READY", "READY", "LOCKED"]
+    for copy_id, reason in ((ended, "expired"), (orphan, "reconciled"), (forced, "forced")):
         _, metadata = desk.acts(copy_id)[-1]
         assert (metadata["reason"], metadata["previous_owner_id"]) == (reason, desk.admin.user_id)
         [leaf] = desk.sql(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from korrigo_kit.errors import Forbidden, KorrigoError, StateConflict
 
@@ -28,6 +28,8 @@ CONFLICTS = (
     "already_graded",
     "db_contention",
 )
+# The end of a lease that was ended by SQL (korrigo.playbook writes it): no lease can end then by itself.
+FORCED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 _TOKEN_LABEL = b"korrigo lock token v1"
 
 
@@ -50,6 +52,11 @@ class Lock:
     @property
     def is_live(self) -> bool:
         return self.expires_at > self.now
+
+    @property
+    def is_forced(self) -> bool:
+        """Tell whether somebody ended the lease by SQL."""
+        return self.expires_at == FORCED_AT
 
     @property
     def held_seconds(self) -> int:

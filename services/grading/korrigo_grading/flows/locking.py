@@ -121,19 +121,40 @@ def release(rt: Runtime, caller: Principal, copy_id: str, token: str | None) -> 
             _unlock(tx, copy, reason="released", actor_id=caller.user_id)
 
 
-def force(rt: Runtime, caller: Principal, copy_id: str, reason: str) -> None:
+def force(rt: Runtime, caller: Principal, copy_id: str, reason: str, *, fence: int | None = None) -> None:
     """End a lock whoever holds it; admins only, with a reason that stays out of the events.
 
-    Raises Forbidden, NotFound (COPY_NOT_FOUND, LOCK_MISSING) and Invalid (REASON_REQUIRED).
+    With `fence` only that very lock, never one that came after it. Raises Forbidden, NotFound (COPY_NOT_FOUND, LOCK_MISSING) and Invalid (REASON_REQUIRED).
     """
     caller.require("admin")
     if not reason.strip():
         raise Invalid("REASON_REQUIRED", "say why the lock is ended", field="reason")
     with _transaction(rt, caller) as tx:
         copy = desk.held_by_admin(tx, caller, copy_id, "admin")
-        if copy.lock is None or not locks.end(tx, copy_id, copy.lock.fence, only_expired=False):
+        is_another = copy.lock is not None and fence not in (None, copy.lock.fence)
+        if copy.lock is None or is_another or not locks.end(tx, copy_id, copy.lock.fence, only_expired=False):
             raise NotFound("LOCK_MISSING", "nobody holds the lock of this copy")
         _unlock(tx, copy, reason="forced", actor_id=caller.user_id, text=reason)
+
+
+def held(rt: Runtime, copy_id: str) -> rules.Lock | None:
+    """Look at the lock row of a copy, over or not, for operators; raises NotFound (COPY_NOT_FOUND)."""
+    with rt.db.transaction() as tx:
+        copy = copies.read(tx, copy_id)
+    if copy is None:
+        raise desk.not_found()
+    return copy.lock
+
+
+def is_stale(rt: Runtime, lock: rules.Lock) -> bool:
+    """Tell whether its holder has been silent so long that anybody may take it over."""
+    return lock.is_stale(_settings(rt).stale_seconds)
+
+
+def end_lease(rt: Runtime, copy_id: str) -> bool:
+    """End the lease of one copy when it is over, or mend its lost lock; False when there is nothing to do."""
+    with rt.db.transaction() as tx:
+        return _end_lease(tx, copy_id)
 
 
 def status(rt: Runtime, caller: Principal, copy_id: str) -> rules.Lock | None:
@@ -195,9 +216,13 @@ def _end_lease(tx: Tx, copy_id: str) -> bool:
         return True
     if not locks.end(tx, copy_id, copy.lock.fence, only_expired=True):
         return False
-    _unlock(tx, copy, reason="expired")
+    _unlock(tx, copy, reason=_end_of(copy.lock))
     log.info("Expired lock released for copy %s", copy_id, extra={"copy_id": copy_id})
     return True
+
+
+def _end_of(lock: rules.Lock) -> str:
+    return "forced" if lock.is_forced else "expired"
 
 
 def _transaction(rt: Runtime, caller: Principal) -> AbstractContextManager[Tx]:
@@ -295,7 +320,7 @@ def _tell_end_of_former(tx: Tx, caller: Principal, copy: Copy) -> None:
     elif lock.is_live:
         reason, actor_id = "takeover", caller.user_id
     else:
-        reason, actor_id = "expired", SYSTEM_ACTOR
+        reason, actor_id = _end_of(lock), SYSTEM_ACTOR
         log.info("Expired lock released for copy %s", copy.id, extra={"copy_id": copy.id})
     _tell_unlock(tx, copy, statuses.LOCKED, reason=reason, actor_id=actor_id)
 
