@@ -54,6 +54,10 @@ run: setup ## Set up and start the whole product on this machine
 demo: setup ## Take a sample exam from scan to verified final PDF
 	@exec $(BIN)/korrigo demo
 
+.PHONY: drill
+drill: setup ## Break a scratch instance in every known way and see it noticed and healed (needs prometheus, alertmanager)
+	@exec $(BIN)/korrigo drill
+
 # The installer itself comes from a hashed lock too.
 $(VENV)/.build: requirements/build.lock
 	@test -n "$(PYTHON)" || { echo "Korrigo needs Python 3.11 or newer on PATH" >&2; exit 1; }

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "migrate": ("migrate", "Bring every schema to its newest version."),
     "doctor": ("doctor", "Check this machine and the running product."),
     "stuck": ("stuck", "List what is not healed by itself."),
+    "drill": ("drill", "Break a scratch instance in every known way."),
     "config": ("config", "Show the settings."),
     "user": ("user", "Add and list accounts, set passwords."),
     "audit": ("audit", "Verify the audit trail."),

@@ -1,0 +1,74 @@
+"""PDFs for drills, written by hand: honest ones, broken ones, and one that wants more memory than rendering may have.
+
+The front door holds no PDF library (house rule), and these need none.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+A4 = "[0 0 595.28 841.89]"
+
+
+def _pdf(objects: list[bytes]) -> bytes:
+    """Put numbered objects together, the catalogue first, with a right cross-reference table."""
+    out = bytearray(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n")
+    starts = []
+    for number, body in enumerate(objects, 1):
+        starts.append(len(out))
+        out += b"%d 0 obj\n" % number + body + b"\nendobj\n"
+    table = len(out)
+    out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
+    out += b"".join(b"%010d 00000 n \n" % start for start in starts)
+    out += b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, table)
+    return bytes(out)
+
+
+def _stream(data: bytes, entries: str = "") -> bytes:
+    return f"<< /Length {len(data)} {entries} >>\nstream\n".encode() + data + b"\nendstream"
+
+
+def scan(pages: int, mark: str) -> bytes:
+    """Make a plain scan; `mark` is written on every page and makes the bytes its own."""
+    kids = " ".join(f"{4 + 2 * page} 0 R" for page in range(pages))
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Count {pages} /Kids [{kids}] >>".encode(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    for page in range(pages):
+        text = f"BT /F1 24 Tf 72 420 Td ({mark}, page {page + 1}) Tj ET 60 60 475 300 re S"
+        objects += [_page(5 + 2 * page, "/Font << /F1 3 0 R >>"), _stream(text.encode())]
+    return _pdf(objects)
+
+
+def _page(contents: int, resources: str) -> bytes:
+    return (
+        f"<< /Type /Page /Parent 2 0 R /MediaBox {A4} /Resources << {resources} >> /Contents {contents} 0 R >>".encode()
+    )
+
+
+def broken(seed: int) -> bytes:
+    """Make what a copier leaves whose disk was full: the right beginning, then noise, and no end."""
+    return b"%PDF-1.4\n" + random.Random(seed).randbytes(2000)  # noqa: S311 - noise, no secret
+
+
+def heavy_page(mark: str, side: int = 6000) -> bytes:
+    """Make one page with a picture that is small in the file and `side` by `side` colour pixels in memory."""
+    picture = zlib.compress(bytes(3 * side) * side, 9)
+    text = f"q 595 0 0 841 0 0 cm /Im Do Q BT /F1 24 Tf 72 420 Td ({mark}) Tj ET"
+    entries = (
+        f"/Type /XObject /Subtype /Image /Width {side} /Height {side} /ColorSpace /DeviceRGB /BitsPerComponent 8"
+        " /Filter /FlateDecode"
+    )
+    return _pdf(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Count 1 /Kids [4 0 R] >>",
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            _page(5, "/Font << /F1 3 0 R >> /XObject << /Im 6 0 R >>"),
+            _stream(text.encode()),
+            _stream(picture, entries),
+        ]
+    )

@@ -1,0 +1,89 @@
+"""What a drill is: a cause, how it is brought about, which alert must come of it, and how it is healed.
+
+A subclass declares everything that is expected before the run, as class attributes; `drills.engine` calls its steps
+in this order:
+
+    prepare   what is needed beforehand (not timed)
+    inject    the cause itself; from here on the clock of detection runs
+    press     again and again, in `pressure` threads, for as long as the cause lasts (people who go on working)
+    remedy    what a person does; before it the Mitigation part of the page, when `page` is set, is run as it stands
+    is_healed looked at until it is true
+    undo      always, at the end, whatever happened
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from korrigo.drills.stage import Stage
+
+# What a drill disturbs, or must have undisturbed: two drills that share a word never run at the same time.
+IMPORT = "import"
+FINALIZE = "finalize"
+LOCKS = "locks"
+LATENCY = "latency"
+AUDIT = "audit"
+SWEEPER = "sweeper"
+EVERYTHING = frozenset({IMPORT, FINALIZE, LOCKS, LATENCY, AUDIT, SWEEPER})
+
+
+class Drill(ABC):
+    """One cause; see the module."""
+
+    # The playbooks' name of the cause, as `korrigo doctor scenario` names it.
+    cause: ClassVar[str]
+    # Name of the drill, when it is not the cause's.
+    name: ClassVar[str] = ""
+    # What `korrigo doctor scenario` is asked.
+    scenario: ClassVar[str]
+    # One line for people.
+    what: ClassVar[str]
+    # Alerts that must reach the receiver. Empty = none: the sweeper or the supervisor heals it, in under a minute.
+    expects: ClassVar[tuple[str, ...]] = ()
+    # True consequences that may be told as well; anything else is a wrong alert and fails the drill.
+    also: ClassVar[tuple[str, ...]] = ()
+    # Words of this module: what it disturbs.
+    needs: ClassVar[frozenset[str]] = EVERYTHING
+    # Runbook page whose Mitigation part is run as the remedy, before `remedy`.
+    page: ClassVar[str] = ""
+    # Threads that `press`.
+    pressure: ClassVar[int] = 0
+    # Whether doctor must name the cause first; not of what heals by itself.
+    detect_seconds: ClassVar[float] = 90.0
+    heal_seconds: ClassVar[float] = 60.0
+    # Needs the volume in memory, which needs root.
+    needs_volume: ClassVar[bool] = False
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    @classmethod
+    def title(cls) -> str:
+        """Return the name that people give on the command line."""
+        return cls.name or cls.cause
+
+    def prepare(self) -> None:  # noqa: B027 - most drills need nothing beforehand
+        """Make what the cause needs."""
+
+    @abstractmethod
+    def inject(self) -> None:
+        """Bring the cause about."""
+
+    def press(self, number: int) -> None:  # noqa: B027 - see `pressure`
+        """Do what people go on doing; `number` tells the thread."""
+
+    def environment(self) -> dict[str, str]:
+        """Return what the page's commands are told, such as COPY or SCAN."""
+        return {}
+
+    def remedy(self) -> None:  # noqa: B027 - what the page says may be all
+        """Do what a person does about it."""
+
+    @abstractmethod
+    def is_healed(self) -> bool:
+        """Tell whether everything that was asked for is done."""
+
+    def undo(self) -> None:  # noqa: B027 - most remedies leave nothing behind
+        """Take back what the drill changed, should it have ended early; harmless when nothing is left to take back."""

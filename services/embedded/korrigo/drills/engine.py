@@ -1,0 +1,274 @@
+"""Runs drills and judges them: as many at once as do not disturb each other, in two halves.
+
+First, under the shipped rules as they are, what heals by itself: nothing may fire, and healing takes less than a
+minute. Then, under the divided rules, what needs a person: the declared alert must come, no other may, doctor must name
+the cause first, the remedy must heal, and the alert must end.
+
+An alert belongs to the drills that run when its episode is told first. One that none of them declared is wrong, and
+fails all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from korrigo.drills.drill import Drill
+from korrigo.drills.stage import Stage
+from korrigo.drills.watch import WATCHDOG, Told, Watch, names
+from korrigo_kit.errors import KorrigoError
+
+# From the last sign of a cause to Alertmanager's word that it is over: range, evaluation, group_interval, divided.
+RESOLVE_SECONDS = 120.0
+SELF_HEALING_SECONDS = 60.0
+_LOOK_SECONDS = 0.25
+_WATCHDOG_SECONDS = 60.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Result:
+    """How a drill went; seconds are None for what did not happen."""
+
+    scenario: str
+    cause: str
+    name: str
+    expected: tuple[str, ...]
+    detect_seconds: float | None = None
+    first_cause: str = ""
+    certainty: float | None = None
+    heal_seconds: float | None = None
+    resolve_seconds: float | None = None
+    incident: str = ""
+    problems: list[str] = field(default_factory=list)
+    skipped: str = ""
+
+    @property
+    def is_passed(self) -> bool:
+        """Tell whether everything that was declared came true; a skipped drill is no failure and no success."""
+        return not self.problems and not self.skipped
+
+
+@dataclass
+class _Running:
+    """A drill under way."""
+
+    drill: Drill
+    result: Result
+    began_at: float = 0.0
+    ended_at: float | None = None
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        return frozenset((*self.drill.expects, *self.drill.also))
+
+
+class Engine:
+    """One run over some drills."""
+
+    def __init__(self, stage: Stage, watch: Watch, say: Say) -> None:
+        self._stage = stage
+        self._watch = watch
+        self._say = say
+        self._busy: set[str] = set()
+        self._changed = threading.Condition()
+        self._all: list[_Running] = []
+
+    def run(self, kinds: Sequence[type[Drill]]) -> list[Result]:
+        """Run these drills; the results are in the order of the declarations."""
+        running = [_Running(kind(self._stage), _result(kind)) for kind in kinds]
+        for found in running:
+            if found.drill.needs_volume and not self._stage.scratch.has_volume:
+                found.result.skipped = "needs root, to mount a volume in memory"
+        todo = [found for found in running if not found.result.skipped]
+        self._half([found for found in todo if not found.drill.expects], is_fast=False)
+        self._half([found for found in todo if found.drill.expects], is_fast=True)
+        return [found.result for found in running]
+
+    def check_health(self) -> list[str]:
+        """Return what is wrong before anything was injected: causes that doctor finds on a healthy instance."""
+        try:
+            found = self._stage.doctor("all")
+        except KorrigoError as error:
+            return [error.message]
+        answers = found.get("scenarios", [found])
+        return [f"{answer['scenario']}: {cause['cause']}" for answer in answers for cause in answer["causes"]]
+
+    # ------------------------------------------------------------------------------------- scheduling
+    def _half(self, todo: list[_Running], *, is_fast: bool) -> None:
+        if not todo:
+            return
+        started = time.monotonic()
+        self._watch.look(is_fast=is_fast)
+        if not self._watch.inbox.wait(
+            lambda: self._watch.inbox.first(WATCHDOG, started) is not None, _WATCHDOG_SECONDS
+        ) and is_fast:
+            for found in todo:
+                found.result.problems.append("the alerting itself does not work: no Watchdog arrived")
+            return
+        self._all = todo
+        waiting = list(todo)
+        threads: list[threading.Thread] = []
+        while waiting:
+            with self._changed:
+                ready = next((found for found in waiting if not found.drill.needs & self._busy), None)
+                if ready is None:
+                    self._changed.wait(1.0)
+                    continue
+                self._busy |= ready.drill.needs
+            waiting.remove(ready)
+            thread = threading.Thread(target=self._one, args=(ready, is_fast), name=ready.result.name, daemon=True)
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+        self._blame(todo, started)
+        self._watch.look_away()
+
+    def _one(self, running: _Running, is_fast: bool) -> None:
+        drill, result = running.drill, running.result
+        try:
+            drill.prepare()
+            running.began_at = time.monotonic()
+            self._say(f"{result.name}: {drill.what}")
+            (self._needs_person if is_fast else self._heals_itself)(running)
+        except KorrigoError as error:
+            result.problems.append(f"{error.message} ({error.reason})")
+        except Exception as error:  # a drill that breaks must not take the others with it
+            result.problems.append(f"{type(error).__name__}: {error}")
+        finally:
+            with suppress(Exception):
+                drill.undo()
+            running.ended_at = time.monotonic()
+            with self._changed:
+                self._busy -= drill.needs
+                self._changed.notify_all()
+            self._say(f"{result.name}: {'; '.join(result.problems) or 'passed'}")
+
+    # ------------------------------------------------------------------------------------- one drill
+    def _heals_itself(self, running: _Running) -> None:
+        drill, result = running.drill, running.result
+        drill.inject()
+        with _Pressure(drill):
+            result.heal_seconds = _seconds_until(drill.is_healed, SELF_HEALING_SECONDS)
+        if result.heal_seconds is None:
+            result.problems.append(f"not healed by itself within {SELF_HEALING_SECONDS:g} s")
+
+    def _needs_person(self, running: _Running) -> None:
+        drill, result = running.drill, running.result
+        drill.inject()
+        with _Pressure(drill):
+            self._detect(running)
+            self._diagnose(drill, result)
+        began = time.monotonic()
+        if drill.page:
+            self._stage.book.mitigate(drill.page, drill.environment())
+        drill.remedy()
+        left = _seconds_until(drill.is_healed, drill.heal_seconds)
+        if left is None:
+            result.problems.append(f"not healed within {drill.heal_seconds:g} s")
+        else:
+            result.heal_seconds = time.monotonic() - began
+        self._wait_resolved(running, began)
+
+    def _detect(self, running: _Running) -> None:
+        drill, inbox = running.drill, self._watch.inbox
+
+        def all_came() -> bool:
+            return all(inbox.first(name, running.began_at) for name in drill.expects)
+
+        if inbox.wait(all_came, drill.detect_seconds):
+            first = inbox.first(drill.expects[0], running.began_at)
+            assert first is not None
+            running.result.detect_seconds = first.at - running.began_at
+        else:
+            came = names(told for told in inbox.episodes() if told.at >= running.began_at)
+            wanted = ", ".join(drill.expects)
+            running.result.problems.append(
+                f"{wanted} did not fire within {drill.detect_seconds:g} s (came: {', '.join(came) or 'nothing'})"
+            )
+
+    def _diagnose(self, drill: Drill, result: Result) -> None:
+        causes = self._stage.doctor(drill.scenario)["causes"]
+        if causes:
+            result.first_cause, result.certainty = causes[0]["cause"], causes[0]["certainty"]
+        if result.first_cause != drill.cause:
+            others = ", ".join(f"{cause['cause']} {cause['certainty']}" for cause in causes)
+            result.problems.append(f"doctor names first: {result.first_cause or 'nothing'} ({others})")
+
+    def _wait_resolved(self, running: _Running, since: float) -> None:
+        inbox = self._watch.inbox
+
+        def is_over() -> bool:
+            fired = {told.name for told in inbox.episodes() if told.at >= running.began_at} & running.allowed
+            return all(inbox.resolved_at(name, running.began_at) is not None for name in fired)
+
+        if inbox.wait(is_over, RESOLVE_SECONDS):
+            running.result.resolve_seconds = time.monotonic() - since
+        else:
+            running.result.problems.append(f"alerts do not end within {RESOLVE_SECONDS:g} s")
+
+    # ------------------------------------------------------------------------------------- wrong alerts
+    def _blame(self, todo: Sequence[_Running], started: float) -> None:
+        """Find for every episode a drill that declared it; one without fails whatever ran when it was told."""
+        for told in self._watch.inbox.episodes():
+            if told.name == WATCHDOG or told.at < started:
+                continue
+            present = [found for found in todo if _was_running(found, told)]
+            if any(told.name in found.allowed for found in present):
+                continue
+            for found in present or todo[-1:]:
+                found.result.problems.append(f"wrong alert: {told.name} {_labels(told)}")
+
+
+def _was_running(found: _Running, told: Told) -> bool:
+    return bool(found.began_at) and found.began_at <= told.at and (found.ended_at is None or told.at <= found.ended_at)
+
+
+def _labels(told: Told) -> str:
+    shown = {key: value for key, value in told.labels if key in ("severity", "queue", "volume", "job")}
+    return ", ".join(f"{key}={value}" for key, value in sorted(shown.items()))
+
+
+def _result(kind: type[Drill]) -> Result:
+    return Result(kind.scenario, kind.cause, kind.title(), kind.expects)
+
+
+def _seconds_until(is_so: Callable[[], bool], seconds: float) -> float | None:
+    began = time.monotonic()
+    while not is_so():
+        if time.monotonic() - began > seconds:
+            return None
+        time.sleep(_LOOK_SECONDS)
+    return time.monotonic() - began
+
+
+class _Pressure:
+    """Threads that call `press` as long as the block lasts; what they meet is the drill's own business."""
+
+    def __init__(self, drill: Drill) -> None:
+        self._drill = drill
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._go_on, args=(number,), daemon=True) for number in range(drill.pressure)
+        ]
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _go_on(self, number: int) -> None:
+        while not self._stop.is_set():
+            try:
+                self._drill.press(number)
+            except Exception:  # people meet refusals and broken connections; that is what the drill is about
+                self._stop.wait(0.5)

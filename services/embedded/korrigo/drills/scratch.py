@@ -1,0 +1,182 @@
+"""The instance that drills break: `korrigo up` on a home of its own, thrown away at the end.
+
+What lies below KORRIGO_HOME/blobs (stored files and uploads) is a small file system in memory where mounting is
+possible, so that filling it up or making it read-only is real and harms nobody. It is mounted in a mount namespace of
+this process: the kernel takes it away however the drill ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from korrigo import processes
+from korrigo.drills.desk import Desk
+from korrigo.home import Home
+from korrigo_kit.errors import Bug, Timeout, Unavailable
+
+VOLUME_MEGABYTES = 192
+_START_SECONDS = 180.0
+_STOP_SECONDS = 60.0
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
+
+
+class Scratch:
+    """A running product with everything that a drill may do to it. Make it in the main thread."""
+
+    def __init__(self, *, keep: Path | None = None) -> None:
+        self.folder = keep or Path(tempfile.mkdtemp(prefix="korrigo-drill-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)  # as root the database runs under another user below this folder
+        self._is_kept = keep is not None
+        self.home = Home(self.folder / "home")
+        self.home.prepare()
+        self.has_volume = self._mount()
+        self.password = secrets.token_urlsafe(15)
+        self.env = self._environment()
+        self.url = ""
+        self._up: subprocess.Popen[str] | None = None
+
+    # ------------------------------------------------------------------------------------- start and stop
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("KORRIGO_")}
+        own = {
+            "KORRIGO_HOME": str(self.home.root),
+            "KORRIGO_ADMIN_PASSWORD": self.password,
+            "KORRIGO_HTTP__PORT": "0",
+            # What the alerts see must be as quick as their divided rules.
+            "KORRIGO_HTTP__METRICS_CACHE_SECONDS": "1",
+            "KORRIGO_UPLOAD__SPOOL": str(self.home.blobs / "spool"),
+            # A tenth of the volume, as 1 GiB is of a usual disk.
+            "KORRIGO_UPLOAD__MIN_FREE_BYTES": str(VOLUME_MEGABYTES * 1024 * 1024 // 10),
+            # So little that one page can want more.
+            "KORRIGO_RENDER__MEMORY_BYTES": str(96 << 20),
+            # No backup of what is thrown away.
+            "KORRIGO_BACKUP__NIGHTLY": "false",
+        }
+        folder = Path(sys.executable).parent
+        return kept | own | {"PATH": f"{folder}:{kept.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+
+    def start(self) -> None:
+        """Start it and wait for the ready line; raises Unavailable START_FAILED."""
+        parent = os.getpid()
+        output = self.folder / "up.out"
+        with output.open("w") as file:
+            self._up = subprocess.Popen(
+                [sys.executable, "-m", "korrigo", "up"],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                preexec_fn=lambda: processes.die_with_parent(parent, signal.SIGTERM),
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.url:
+            if self._up.poll() is not None or time.monotonic() > deadline:
+                raise Unavailable("START_FAILED", f"the scratch instance did not start:\n{output.read_text()[-2000:]}")
+            lines = output.read_text().splitlines()
+            self.url = next((line.split()[-1] for line in lines if line.startswith("Korrigo is ready at ")), "")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it and remove everything of it."""
+        if self._up is not None and self._up.poll() is None:
+            self._up.send_signal(signal.SIGTERM)
+            try:
+                self._up.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._up.kill()
+                self._up.wait()
+        if self.has_volume:
+            self._mount_words("umount", "-l", str(self.home.blobs))
+        if not self._is_kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ------------------------------------------------------------------------------------- what drills use
+    def desk(self, username: str = "admin", password: str = "") -> Desk:
+        """Log a user in, the administrator by default."""
+        return Desk(self.url, username, password or self.password)
+
+    def korrigo(self, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Give a command to the instance; its exit code is the caller's business."""
+        argv = [sys.executable, "-m", "korrigo", *words]
+        return subprocess.run(
+            argv, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=seconds, check=False
+        )
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement behind the product's back, as the database's administrator."""
+        import psycopg
+
+        url = (self.home.secrets / "database-url").read_text().strip()
+        with psycopg.connect(url, connect_timeout=5, autocommit=True, application_name="drill") as connection:
+            cursor = connection.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def child(self, name: str) -> int:
+        """Return the process id of a part of `korrigo up`; raises Timeout when it is away for long."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            pid = ((self.home.state() or {}).get("children") or {}).get(name)
+            if pid and processes.is_alive(pid):
+                return int(pid)
+            time.sleep(0.2)
+        raise Timeout("DRILL_WAITED", f"no living {name}")
+
+    def family(self, name: str) -> list[int]:
+        """List the processes of a part: its own and whatever it started."""
+        return processes.in_session(self.child(name))
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Read every log line that is JSON."""
+        found = []
+        for path in sorted(self.home.logs.glob("*.log")):
+            for line in path.read_text(errors="replace").splitlines():
+                if line.startswith("{"):
+                    try:
+                        found.append(json.loads(line))
+                    except ValueError:
+                        continue
+        return found
+
+    # ------------------------------------------------------------------------------------- the volume
+    def _mount(self) -> bool:
+        if os.geteuid() != 0:
+            return False
+        libc = ctypes.CDLL(None, use_errno=True)
+        # A namespace of its own first: what is mounted in it is nobody else's, and ends with us.
+        if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
+            return False
+        options = f"size={VOLUME_MEGABYTES}m,mode=700"
+        return self._mount_words("mount", "-t", "tmpfs", "-o", options, "korrigo-drill", str(self.home.blobs))
+
+    def remount(self, option: str) -> None:
+        """Change the volume: `ro`, `rw`, or another size such as `size=400m`."""
+        if not self._mount_words("mount", "-o", f"remount,{option}", str(self.home.blobs)):
+            raise Bug("DRILL_MOUNT_FAILED", f"the volume does not become {option}")
+
+    @staticmethod
+    def _mount_words(*words: str) -> bool:
+        path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        program = shutil.which(words[0], path=path)
+        if program is None:
+            return False
+        done = subprocess.run([program, *words[1:]], capture_output=True, check=False)
+        return done.returncode == 0
+
+
+def first_line(text: Sequence[str]) -> str:
+    """Return the first line that says something."""
+    return next((line.strip() for line in text if line.strip()), "")

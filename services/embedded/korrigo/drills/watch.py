@@ -1,0 +1,263 @@
+"""Prometheus, Alertmanager and the receiver of a drill, on loopback, as long as the drill lasts.
+
+The programs are the machine's own (Debian: `prometheus`, `prometheus-alertmanager`); their configuration is the
+shipped one with other addresses (`drills.rules`). What arrives at the receiver is what people would have been told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from korrigo import processes
+from korrigo.drills import rules
+from korrigo_kit.errors import Timeout, Unavailable
+
+WATCHDOG = "Watchdog"
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One alert of one notification; times are of the monotonic clock, `since` names the episode."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    is_firing: bool
+    since: str
+    at: float
+
+
+class Inbox:
+    """Collects what Alertmanager posts; several threads may ask."""
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+        self._told: list[Told] = []
+        self._changed = threading.Condition()
+        inbox = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
+                self.end_headers()
+                if "alerts" in body:  # Slack's messages repeat the same for people
+                    inbox.take(body)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="inbox", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where Alertmanager posts to."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def take(self, body: dict[str, Any]) -> None:
+        """Note what one notification says of each of its alerts."""
+        now = time.monotonic()
+        with self._changed:
+            with self._record.open("a") as file:
+                file.write(json.dumps({"at": now, **body}) + "\n")
+            for alert in body["alerts"]:
+                labels = tuple(sorted(alert["labels"].items()))
+                is_firing = alert["status"] == "firing"
+                self._told.append(Told(alert["labels"]["alertname"], labels, is_firing, alert["startsAt"], now))
+            self._changed.notify_all()
+
+    def episodes(self) -> list[Told]:
+        """List every alert that fired, once per episode, as it was told first."""
+        seen: dict[tuple[Any, str], Told] = {}
+        with self._changed:
+            for told in self._told:
+                if told.is_firing:
+                    seen.setdefault((told.labels, told.since), told)
+        return list(seen.values())
+
+    def first(self, name: str, after: float) -> Told | None:
+        """Return the first notification of an episode that was told after a moment."""
+        return next((told for told in self.episodes() if told.name == name and told.at >= after), None)
+
+    def resolved_at(self, name: str, after: float) -> float | None:
+        """Tell when the last of this alert's episodes that were told after a moment ended; None while one lasts.
+
+        By labels and not by episode: one that ends and comes back between two notifications is told as one.
+        """
+        wanted = {told.labels for told in self.episodes() if told.name == name and told.at >= after}
+        last: dict[Any, Told] = {}
+        with self._changed:
+            for told in self._told:
+                if told.labels in wanted:
+                    last[told.labels] = told
+        if not wanted or any(told.is_firing for told in last.values()):
+            return None
+        return max(told.at for told in last.values())
+
+    def wait(self, is_so: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something holds of what was told; False when it did not in time."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while not is_so():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(min(left, 1.0))
+        return True
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Program:
+    """A program that lives as long as the drill; it dies with this process. Start it from the main thread only."""
+
+    def __init__(self, names: Sequence[str], words: Sequence[str], log: Path, ready_url: str) -> None:
+        path = next((found for name in names if (found := shutil.which(name, path=_search_path()))), None)
+        if path is None:
+            raise Unavailable("PROGRAM_MISSING", f"drills need {names[0]} on PATH (on Debian the package of that name)")
+        parent = os.getpid()
+        self._log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [path, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=lambda: processes.die_with_parent(parent),
+            )
+        try:
+            self._wait_ready(ready_url)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_ready(self, url: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not _answers(url):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-8:])
+                raise Timeout("PROGRAM_NOT_READY", f"{self._process.args!r} is not ready; the end of its log:\n{tail}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _search_path() -> str:
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Watch:
+    """The whole alerting of one instance; `shipped` and `fast` exchange the rules."""
+
+    def __init__(self, folder: Path, product_url: str, token_file: Path) -> None:
+        self._folder = folder
+        self._target = product_url.removeprefix("http://")
+        self.inbox = Inbox(folder / "notifications.jsonl")
+        self._programs: list[Program] = []
+        self._prometheus: Program | None = None
+        self._ports = [_free_port(), _free_port()]
+        slack = folder / "slack-webhook"
+        slack.write_text(f"{self.inbox.url}/slack")
+        config = rules.alertmanager(
+            product=product_url, receiver=self.inbox.url, token_file=token_file, slack_file=slack
+        )
+        (folder / "alertmanager.json").write_text(json.dumps(config))
+        words = [
+            f"--config.file={folder / 'alertmanager.json'}",
+            f"--storage.path={folder / 'alertmanager'}",
+            f"--web.listen-address={self._alertmanager}",
+            "--cluster.listen-address=",
+        ]
+        ready = f"http://{self._alertmanager}/-/ready"
+        self._programs.append(
+            Program(("prometheus-alertmanager", "alertmanager"), words, folder / "alertmanager.log", ready)
+        )
+
+    @property
+    def _alertmanager(self) -> str:
+        return f"127.0.0.1:{self._ports[0]}"
+
+    def look(self, *, is_fast: bool) -> None:
+        """Start Prometheus with the shipped rules, or with the divided ones; the one that ran is ended first."""
+        self.look_away()
+        kind = "fast" if is_fast else "shipped"
+        folder = self._folder / kind
+        folder.mkdir()
+        for name, file in rules.shipped().items():
+            text = json.dumps(rules.faster_rules(file) if is_fast else file)
+            (folder / f"{Path(name).stem}.json").write_text(text)
+        config = rules.prometheus(
+            target=self._target, alertmanager=self._alertmanager, rules=folder, is_fast=is_fast
+        )
+        path = self._folder / f"prometheus-{kind}.json"
+        path.write_text(json.dumps(config))
+        address = f"127.0.0.1:{self._ports[1]}"
+        words = [
+            f"--config.file={path}",
+            f"--storage.tsdb.path={self._folder / f'tsdb-{kind}'}",
+            f"--web.listen-address={address}",
+            # Prometheus tells again what fires once a minute; a divided minute.
+            f"--rules.alert.resend-delay={rules.faster('1m') if is_fast else '1m'}",
+        ]
+        self._prometheus = Program(
+            ("prometheus",), words, self._folder / f"prometheus-{kind}.log", f"http://{address}/-/ready"
+        )
+
+    def look_away(self) -> None:
+        """End Prometheus."""
+        if self._prometheus is not None:
+            self._prometheus.stop()
+            self._prometheus = None
+
+    def close(self) -> None:
+        """End everything."""
+        self.look_away()
+        for program in self._programs:
+            program.stop()
+        self.inbox.close()
+
+
+def names(told: Iterable[Told]) -> list[str]:
+    """Name alerts for people, each once, without the watchdog."""
+    return sorted({found.name for found in told} - {WATCHDOG})
