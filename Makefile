@@ -118,6 +118,7 @@ drift: $(VENV)/.dev ## Check that everything generated is up to date
 	@echo "==> generated files"
 	@$(BIN)/python protos/generate.py --check
 	@if [ -f services/embedded/korrigo/reference.py ]; then $(BIN)/python -m korrigo.reference --check; fi
+	@$(BIN)/python charts/generate_dashboards.py --check
 
 .PHONY: buf
 buf: ## Lint the protocol files (buf)
@@ -166,6 +167,10 @@ protos: $(VENV)/.dev ## Generate the Python code of the protocol files
 .PHONY: reference
 reference: $(VENV)/.embedded ## Generate docs/reference from the settings, errors and metrics in the code
 	@$(BIN)/python -m korrigo.reference
+
+.PHONY: dashboards
+dashboards: $(VENV)/.dev ## Generate the Grafana dashboards of charts/korrigo/files/dashboards
+	@$(BIN)/python charts/generate_dashboards.py
 
 compile_lock = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
 	  $(if $(UPGRADE),--upgrade)

@@ -22,8 +22,8 @@ Generated from charts/korrigo/files/rules by generate_alerts.py; change the rule
 
 One Prometheus watches one Korrigo. Every alert carries the labels `severity`, `priority`, `scenario` and `team`, and
 the annotations told below. `scenario` is what `korrigo doctor scenario` takes; the runbook NAME is
-docs/runbooks/NAME.md. The addresses in `runbook_url` and `dashboard_url` begin with `https://korrigo.example.org`:
-replace that by the address where you publish them.
+docs/runbooks/NAME.md. `runbook_url` begins with `https://korrigo.example.org`, `dashboard_url` with
+`https://grafana.example.org`: replace them by the addresses where you publish the pages and where your Grafana is.
 
 """
 

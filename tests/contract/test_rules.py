@@ -15,6 +15,7 @@ import pytest
 from harness.alerts import (
     BASE_URL,
     ESCALATION,
+    GRAFANA_URL,
     METRICS,
     ROOT,
     RUNBOOKS,
@@ -74,7 +75,7 @@ def test_an_alert_tells_all_that_a_page_needs(rule: dict[str, Any]) -> None:
     assert labels["scenario"] in SCENARIOS
     assert labels["team"] in TEAMS
     assert "{{" not in notes["summary"], "the summary is constant, so that notifications can be grouped by it"
-    assert notes["dashboard_url"] == f"{BASE_URL}/dashboards/korrigo-{labels['scenario']}"
+    assert notes["dashboard_url"] == f"{GRAFANA_URL}/d/korrigo-{labels['scenario']}"
     assert notes["escalate_after"] == load(ESCALATION)["escalate_after"][labels["priority"]]
 
 

@@ -17,6 +17,7 @@ RULES = ROOT / "charts" / "korrigo" / "files" / "rules"
 UNIT_TESTS = ROOT / "tests" / "promtool"
 ESCALATION = ROOT / "charts" / "korrigo" / "files" / "escalation.yaml"
 BASE_URL = "https://korrigo.example.org"
+GRAFANA_URL = "https://grafana.example.org"
 
 # What `korrigo doctor scenario NAME` takes.
 SCENARIOS = frozenset(
