@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from korrigo_audit import settings
 from korrigo_audit.consumer import subscriptions
+from korrigo_audit.flows import append
 from korrigo_kit.room import Periodic, Room, Runtime
 
 if TYPE_CHECKING:
     import grpc
     from fastapi import APIRouter
 
+    from korrigo_kit.interventions import Verb
     from korrigo_kit.telemetry.metrics import GaugeSource
 
 
@@ -25,9 +27,19 @@ def _routers(rt: Runtime) -> Sequence[APIRouter]:
 
 def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
     from korrigo_audit.rpc import AuditService
+    from korrigo_kit import operations
     from korrigo_protos.audit.v1 import audit_pb2_grpc
 
-    return [lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(rt), server)]
+    return [
+        lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(rt), server),
+        operations.service(rt),
+    ]
+
+
+def _interventions(rt: Runtime) -> Mapping[str, Verb]:
+    from korrigo_audit import rpc
+
+    return rpc.verbs(rt)
 
 
 def _gauges(rt: Runtime) -> Sequence[GaugeSource]:
@@ -52,4 +64,6 @@ ROOM = Room(
     subscriptions=subscriptions,
     periodic=_periodic,
     gauges=_gauges,
+    interventions=_interventions,
+    hears_itself=append.hear,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from korrigo_kit.inbox import Subscription
+    from korrigo_kit.interventions import Verb
     from korrigo_kit.stuck import Stuck
     from korrigo_kit.telemetry.metrics import GaugeSource
 
@@ -25,10 +26,21 @@ def _routers(rt: Runtime) -> Sequence[APIRouter]:
 
 
 def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
-    from korrigo_grading.rpc import ExamService
+    from korrigo_grading.rpc import AccountService, ExamService
+    from korrigo_kit import operations
     from korrigo_protos.grading.v1 import grading_pb2_grpc
 
-    return [lambda server: grading_pb2_grpc.add_ExamServiceServicer_to_server(ExamService(rt), server)]
+    return [
+        lambda server: grading_pb2_grpc.add_ExamServiceServicer_to_server(ExamService(rt), server),
+        lambda server: grading_pb2_grpc.add_AccountServiceServicer_to_server(AccountService(rt), server),
+        operations.service(rt),
+    ]
+
+
+def _interventions(rt: Runtime) -> Mapping[str, Verb]:
+    from korrigo_grading import rpc
+
+    return rpc.verbs(rt)
 
 
 def _periodic(rt: Runtime) -> Sequence[Periodic]:
@@ -70,4 +82,5 @@ ROOM = Room(
     periodic=_periodic,
     gauges=_gauges,
     stuck=_stuck,
+    interventions=_interventions,
 )

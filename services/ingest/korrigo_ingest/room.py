@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import grpc
     from fastapi import APIRouter
 
+    from korrigo_kit.interventions import Verb
     from korrigo_kit.stuck import Stuck
     from korrigo_kit.telemetry.metrics import GaugeSource
 
@@ -28,9 +29,19 @@ def _routers(rt: Runtime) -> Sequence[APIRouter]:
 
 def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
     from korrigo_ingest.rpc import ScanService
+    from korrigo_kit import operations
     from korrigo_protos.ingest.v1 import ingest_pb2_grpc
 
-    return [lambda server: ingest_pb2_grpc.add_ScanServiceServicer_to_server(ScanService(rt), server)]
+    return [
+        lambda server: ingest_pb2_grpc.add_ScanServiceServicer_to_server(ScanService(rt), server),
+        operations.service(rt),
+    ]
+
+
+def _interventions(rt: Runtime) -> Mapping[str, Verb]:
+    from korrigo_ingest import rpc
+
+    return rpc.verbs(rt)
 
 
 def _periodic(rt: Runtime) -> Sequence[Periodic]:
@@ -61,6 +72,7 @@ ROOM = Room(
     periodic=_periodic,
     gauges=_gauges,
     stuck=_stuck,
+    interventions=_interventions,
     sandbox_preload=(
         "korrigo_ingest.engine.inspection",
         "korrigo_ingest.engine.cutting",

@@ -139,6 +139,11 @@ def _event(row: Mapping[str, Any], room: str) -> event_pb2.Event:
     )
 
 
+def read(tx: Tx, event_id: str) -> event_pb2.Event:
+    """Read an event that this very transaction, or one before it, wrote."""
+    return _event(tx.row(f"SELECT {_COLUMNS} FROM outbox WHERE id = %s", (event_id,)), tx.room)
+
+
 def lock_unsent(tx: Tx, limit: int = _BATCH) -> list[event_pb2.Event]:
     """Take unsent events, oldest first, under locks that other relays skip; `mark_sent` ends it."""
     rows = tx.all(

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     import grpc
     from fastapi import APIRouter
 
+    from korrigo_kit.interventions import Verb
     from korrigo_kit.sandbox import Sandbox
     from korrigo_kit.stuck import Stuck
     from korrigo_kit.telemetry.metrics import GaugeSource
+    from korrigo_protos.common.v1 import event_pb2
 
 
 class Runtime:
@@ -129,6 +131,10 @@ def _no_tasks(_: Runtime) -> Mapping[str, Task]:
     return {}
 
 
+def _no_verbs(_: Runtime) -> Mapping[str, Verb]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Room:
     """One service: its name, its migrations, and how its faces are built from a runtime."""
@@ -144,6 +150,10 @@ class Room:
     gauges: Callable[[Runtime], Sequence[GaugeSource]] = _nothing
     # What of this room's work is not healed in time (kit.stuck).
     stuck: Callable[[Runtime], Sequence[Stuck]] = _nothing
+    # Acts of healing that this room does, by name (kit.interventions).
+    interventions: Callable[[Runtime], Mapping[str, Verb]] = _no_verbs
+    # Applies an event of this room in the transaction that wrote it, for the room that nobody else follows.
+    hears_itself: Callable[[Tx, event_pb2.Event], None] | None = None
     # Modules that the sandbox's zygote loads once; only engine modules.
     sandbox_preload: tuple[str, ...] = ()
 

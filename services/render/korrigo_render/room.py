@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,25 @@ from korrigo_render.tasks import tasks
 if TYPE_CHECKING:
     import grpc
 
+    from korrigo_kit.interventions import Verb
     from korrigo_kit.stuck import Stuck
 
 
 def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
+    from korrigo_kit import operations
     from korrigo_protos.render.v1 import render_pb2_grpc
     from korrigo_render.rpc import RenderService
 
-    return [lambda server: render_pb2_grpc.add_RenderServiceServicer_to_server(RenderService(rt), server)]
+    return [
+        lambda server: render_pb2_grpc.add_RenderServiceServicer_to_server(RenderService(rt), server),
+        operations.service(rt),
+    ]
+
+
+def _interventions(rt: Runtime) -> Mapping[str, Verb]:
+    from korrigo_render import rpc
+
+    return rpc.verbs(rt)
 
 
 def _stuck(rt: Runtime) -> Sequence[Stuck]:
@@ -38,5 +49,6 @@ ROOM = Room(
     subscriptions=subscriptions,
     tasks=tasks,
     stuck=_stuck,
+    interventions=_interventions,
     sandbox_preload=("korrigo_render.engine.append", "korrigo_render.engine.verify"),
 )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'korrigo_protos/grading/v1/grading.proto\x12\x19korrigo_protos.grading.v1\"!\n\x0eGetExamRequest\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\"\x93\x01\n\x0fGetExamResponse\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\x12\x12\n\nsplit_mode\x18\x02 \x01(\t\x12\x19\n\x11pages_per_booklet\x18\x03 \x01(\x05\x12\x18\n\x10split_horizontal\x18\x04 \x01(\x08\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x15\n\rcorrector_ids\x18\x06 \x03(\t2o\n\x0b\x45xamService\x12`\n\x07GetExam\x12).korrigo_protos.grading.v1.GetExamRequest\x1a*.korrigo_protos.grading.v1.GetExamResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'korrigo_protos/grading/v1/grading.proto\x12\x19korrigo_protos.grading.v1\"!\n\x0eGetExamRequest\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\"\x93\x01\n\x0fGetExamResponse\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\x12\x12\n\nsplit_mode\x18\x02 \x01(\t\x12\x19\n\x11pages_per_booklet\x18\x03 \x01(\x05\x12\x18\n\x10split_horizontal\x18\x04 \x01(\x08\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x15\n\rcorrector_ids\x18\x06 \x03(\t\"$\n\x11GetAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"J\n\x12GetAccountResponse\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tis_active\x18\x02 \x01(\x08\x12\r\n\x05roles\x18\x03 \x03(\t2o\n\x0b\x45xamService\x12`\n\x07GetExam\x12).korrigo_protos.grading.v1.GetExamRequest\x1a*.korrigo_protos.grading.v1.GetExamResponse2{\n\x0e\x41\x63\x63ountService\x12i\n\nGetAccount\x12,.korrigo_protos.grading.v1.GetAccountRequest\x1a-.korrigo_protos.grading.v1.GetAccountResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETEXAMREQUEST']._serialized_end=103
   _globals['_GETEXAMRESPONSE']._serialized_start=106
   _globals['_GETEXAMRESPONSE']._serialized_end=253
-  _globals['_EXAMSERVICE']._serialized_start=255
-  _globals['_EXAMSERVICE']._serialized_end=366
+  _globals['_GETACCOUNTREQUEST']._serialized_start=255
+  _globals['_GETACCOUNTREQUEST']._serialized_end=291
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=293
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=367
+  _globals['_EXAMSERVICE']._serialized_start=369
+  _globals['_EXAMSERVICE']._serialized_end=480
+  _globals['_ACCOUNTSERVICE']._serialized_start=482
+  _globals['_ACCOUNTSERVICE']._serialized_end=605
 # @@protoc_insertion_point(module_scope)

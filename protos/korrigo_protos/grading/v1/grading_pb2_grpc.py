@@ -105,3 +105,79 @@ class ExamService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class AccountServiceStub:
+    """Accounts, for rooms that have to know whether somebody may approve an act.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetAccount = channel.unary_unary(
+                '/korrigo_protos.grading.v1.AccountService/GetAccount',
+                request_serializer=korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.GetAccountRequest.SerializeToString,
+                response_deserializer=korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.GetAccountResponse.FromString,
+                _registered_method=True)
+
+
+class AccountServiceServicer:
+    """Accounts, for rooms that have to know whether somebody may approve an act.
+    """
+
+    def GetAccount(self, request, context):
+        """Find an account by its id or user name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AccountServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccount,
+                    request_deserializer=korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.GetAccountRequest.FromString,
+                    response_serializer=korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.GetAccountResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'korrigo_protos.grading.v1.AccountService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('korrigo_protos.grading.v1.AccountService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AccountService:
+    """Accounts, for rooms that have to know whether somebody may approve an act.
+    """
+
+    @staticmethod
+    def GetAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/korrigo_protos.grading.v1.AccountService/GetAccount',
+            korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.GetAccountRequest.SerializeToString,
+            korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -37,3 +37,23 @@ class ExamServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tell how an exam cuts its scans, and whether the caller may upload into it."""
 
 def add_ExamServiceServicer_to_server(servicer: ExamServiceServicer, server: _grpc.Server) -> None: ...
+
+class AccountServiceStub:
+    """Accounts, for rooms that have to know whether somebody may approve an act."""
+
+    def __init__(self, channel: _grpc.Channel) -> None: ...
+    GetAccount: _grpc.UnaryUnaryMultiCallable[_grading_pb2.GetAccountRequest, _grading_pb2.GetAccountResponse]
+    """Find an account by its id or user name."""
+
+class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Accounts, for rooms that have to know whether somebody may approve an act."""
+
+    @_abc_1.abstractmethod
+    def GetAccount(
+        self,
+        request: _grading_pb2.GetAccountRequest,
+        context: _grpc.ServicerContext,
+    ) -> _grading_pb2.GetAccountResponse:
+        """Find an account by its id or user name."""
+
+def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _grpc.Server) -> None: ...

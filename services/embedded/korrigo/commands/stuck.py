@@ -1,4 +1,8 @@
-"""`korrigo stuck`: what the sweeper could not heal, in every room, as the metric counts it."""
+"""`korrigo stuck`: what the sweeper could not heal, in every room, as the metric counts it.
+
+Every room is asked over gRPC, so it is right wherever the rooms run. A room that does not answer is looked at in the
+database, where this machine may.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from korrigo import installation
+from korrigo_kit.errors import KorrigoError, Unavailable
 
 if TYPE_CHECKING:
+    from korrigo_kit.room import Process
     from korrigo_kit.stuck import Stuck
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -28,27 +34,53 @@ def stuck(
     from korrigo_kit.stuck import STAGES
 
     installation.check_words([stage] if stage else [], STAGES)
-    found = [item for item in _found() if stage in (None, item.stage)]
+    listed, silent = _found()
+    found = [item for item in listed if stage in (None, item.stage)]
     if as_json:
         copies = sum(item.copies for item in found)
-        typer.echo(json.dumps({"copies": copies, "items": [asdict(item) for item in found]}, default=_plain))
+        answer = {"copies": copies, "items": [asdict(item) for item in found], "unreachable": silent}
+        typer.echo(json.dumps(answer, default=_plain))
     else:
         _print(found)
+    if silent:
+        raise Unavailable("ROOM_SILENT", f"could not look into {', '.join(silent)}")
     if found:
         raise typer.Exit(EXIT_FOUND_PROBLEMS)
 
 
-def _found() -> Sequence[Stuck]:
+def _found() -> tuple[Sequence[Stuck], list[str]]:
+    """List what is stuck, and the rooms that could not be looked into."""
     installation.attach()
     from korrigo import rooms
+    from korrigo_kit import operations
     from korrigo_kit.room import Process
     from korrigo_kit.stuck import oldest_first
 
     process = Process.build(rooms.rooms(), rooms.load_settings())
+    channels = process.runtimes["grading"].channels
+    found: list[Stuck] = []
+    silent = []
     try:
-        return oldest_first(item for rt in process.runtimes.values() for item in rt.room.stuck(rt))
+        for room in rooms.NAMES:
+            try:
+                found += operations.list_stuck(channels, room)
+            except KorrigoError:
+                silent += _look(process, room, found)
+        return oldest_first(found), silent
     finally:
         process.close()
+
+
+def _look(process: Process, room: str, found: list[Stuck]) -> list[str]:
+    """Look into the tables of a room that does not answer; its name when that cannot be done either."""
+    from korrigo_kit.settings import SettingsError
+
+    try:
+        runtime = process.runtimes[room]
+        found += runtime.room.stuck(runtime)
+    except (KorrigoError, SettingsError):
+        return [room]
+    return []
 
 
 def _plain(value: object) -> str:

@@ -74,6 +74,8 @@ class Looked:
                 self._answers[cause.slug] = cause.find(self._patient)
             except Blind as blind:
                 self._answers[cause.slug] = blind
+            except Exception as error:  # one look that fails must not hide what the others see
+                self._answers[cause.slug] = Blind(f"{type(error).__name__}: {error}")
         return self._answers[cause.slug]
 
     def _named(self, cause: Cause, found: Found) -> Named:

@@ -124,7 +124,8 @@ def release(rt: Runtime, caller: Principal, copy_id: str, token: str | None) -> 
 def force(rt: Runtime, caller: Principal, copy_id: str, reason: str, *, fence: int | None = None) -> None:
     """End a lock whoever holds it; admins only, with a reason that stays out of the events.
 
-    With `fence` only that very lock, never one that came after it. Raises Forbidden, NotFound (COPY_NOT_FOUND, LOCK_MISSING) and Invalid (REASON_REQUIRED).
+    With `fence` only that very lock, never one that came after it. Raises Forbidden, NotFound (COPY_NOT_FOUND,
+    LOCK_MISSING) and Invalid (REASON_REQUIRED).
     """
     caller.require("admin")
     if not reason.strip():

@@ -7,6 +7,7 @@ Everything that one moment of the database must show together is read in one tra
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,12 +18,17 @@ from urllib.parse import unquote, urlsplit
 
 from korrigo_grading.domain.statuses import STATUSES
 from korrigo_grading.settings import LockSettings
-from korrigo_kit import jobs
+from korrigo_kit import jobs, operations, stuck
 from korrigo_kit.auth import Principal
 from korrigo_kit.db import Tx
+from korrigo_kit.errors import KorrigoError
 from korrigo_kit.room import Runtime
+from korrigo_kit.stuck import Stuck
 
 PEERS = ("ingest", "render", "audit")
+# Rooms that list stuck work of their own.
+_WITH_JOBS = ("ingest", "render")
+_LIST_SECONDS = 2
 LOCK_STATES = ("active", "stale", "expired")
 READERS = ("admin", "auditor")
 
@@ -78,6 +84,7 @@ class Overview:
     people: int
     parts: dict[str, float]
     peers: dict[str, bool]
+    stuck: Sequence[Stuck]
     volumes: list[Volume]
     versions: dict[str, str]
 
@@ -85,18 +92,30 @@ class Overview:
 def overview(rt: Runtime, caller: Principal) -> Overview:
     """Look at everything; raises Forbidden for others than admins and auditors."""
     caller.require(*READERS)
-    with ThreadPoolExecutor(len(PEERS), thread_name_prefix="overview") as asked:
+    with ThreadPoolExecutor(len(PEERS) + len(_WITH_JOBS), thread_name_prefix="overview") as asked:
         # Each peer is waited for one second at most (kit.rpc), all of them together.
         serving = {peer: asked.submit(rt.channels.is_serving, peer) for peer in PEERS}
+        listing = {peer: asked.submit(_stuck, rt, peer) for peer in _WITH_JOBS}
         facts = _facts(rt)
+        own = rt.room.stuck(rt)
         peers = {peer: answer.result() for peer, answer in serving.items()}
+        theirs = [item for answer in listing.values() for item in answer.result()]
     return Overview(
         **facts,
         jobs=jobs.counts(rt.db),
         oldest_due=jobs.oldest_due_seconds(rt.db),
         peers=peers,
+        stuck=stuck.oldest_first([*own, *theirs]),
         volumes=_volumes(rt),
     )
+
+
+def _stuck(rt: Runtime, peer: str) -> list[Stuck]:
+    """Ask a peer what is stuck there; one that is away shows among the peers."""
+    try:
+        return operations.list_stuck(rt.channels, peer, seconds=_LIST_SECONDS)
+    except KorrigoError:
+        return []
 
 
 def _facts(rt: Runtime) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Copies that have stood still for long: which, since when, and why. Started by `korrigo recover_stuck_copies`.
+"""Copies that have stood still for long: which, since when, and why.
 
+Started by `korrigo recover_stuck_copies` and by the intervention RetryFinalize.
 Nothing is changed here and nothing is ever deleted: what heals a copy are the flows of the room that owns the cause.
 """
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from korrigo_grading.settings import LockSettings
+from korrigo_kit.errors import NotFound
 from korrigo_kit.room import Runtime
 
 
@@ -86,3 +88,41 @@ def failed(rt: Runtime, since: datetime | None) -> list[str]:
             {"since": since},
         )
     return [row["id"] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """A copy without its final PDF, and the newest request for it; 0 = none was made."""
+
+    copy_id: str
+    status: str
+    revision: int
+    request: int
+
+
+_UNDONE = """
+SELECT c.id::text AS copy_id, c.status, c.revision, coalesce((SELECT max(f.request) FROM finalisations f
+    WHERE f.copy_id = c.id AND f.revision = c.revision), 0) AS request
+FROM copies c JOIN exams e ON e.id = c.exam_id WHERE c.deleted_at IS NULL AND e.deleted_at IS NULL
+"""
+
+
+def undone_copy(rt: Runtime, copy_id: str) -> Undone:
+    """Look at one copy, whatever its status; raises NotFound (COPY_NOT_FOUND)."""
+    with rt.db.transaction() as tx:
+        row = tx.one(f"{_UNDONE} AND c.id = %s", (copy_id,))
+    if row is None:
+        raise NotFound("COPY_NOT_FOUND", "there is no such copy")
+    return Undone(**row)
+
+
+def undone(rt: Runtime, exam_id: str | None) -> list[Undone]:
+    """List the copies, of one exam or of all, that failed or have been in work for a minute, longest first."""
+    with rt.db.transaction() as tx:
+        rows = tx.all(
+            f"{_UNDONE} AND (c.status = 'GRADING_FAILED' OR c.status = 'GRADING_IN_PROGRESS'"
+            "   AND c.updated_at < clock_timestamp() - make_interval(secs => %(after)s))"
+            " AND (%(exam)s::uuid IS NULL OR c.exam_id = %(exam)s::uuid) ORDER BY c.updated_at, c.id",
+            {"exam": exam_id, "after": rt.settings.jobs.stuck_seconds},
+        )
+    return [Undone(**row) for row in rows]

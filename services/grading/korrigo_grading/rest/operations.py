@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
@@ -11,8 +12,11 @@ from korrigo_grading.flows import overview as flow
 from korrigo_kit.clock import rfc3339
 from korrigo_kit.rest import Caller, room_runtime
 from korrigo_kit.room import Runtime
+from korrigo_kit.stuck import Stuck as StuckWork
+from korrigo_kit.stuck import count
 
 api = APIRouter(prefix="/api/ops", tags=["operations"])
+_SHOWN = 50
 Rt = Annotated[Runtime, Depends(room_runtime("grading"))]
 
 
@@ -59,6 +63,28 @@ class Peer(BaseModel):
     is_serving: bool = Field(description="False = it did not answer within a second.")
 
 
+class StuckItem(BaseModel):
+    """Something that is not healed by itself; `korrigo doctor` says why, `korrigo intervene` heals."""
+
+    room: str
+    stage: str = Field(description="import, finalize or lock.")
+    reason: str = Field(description="lost_task, worker_dead, no_progress, retries_exhausted or lock_expired.")
+    subject_type: str = Field(description="copy or scan.")
+    subject_id: str
+    since: str = Field(description="RFC 3339, UTC.")
+    copies: int = Field(description="Copies that wait for it.")
+    attempts: int
+    error_reason: str = Field(description="Of the last failure; empty = there was none.")
+
+
+class Stuck(BaseModel):
+    """What the sweepers could not heal, in every room that answers."""
+
+    copies: int
+    by_reason: dict[str, dict[str, int]] = Field(description="Copies by stage and reason; only what there is.")
+    items: list[StuckItem] = Field(description="The 50 that have been stuck longest.")
+
+
 class Volume(BaseModel):
     """Room on a file system that the product writes to."""
 
@@ -89,6 +115,7 @@ class Summary(BaseModel):
     sessions: Sessions
     parts: list[Part]
     peers: list[Peer]
+    stuck: Stuck
     volumes: list[Volume] = Field(description="Only those that are folders of this machine.")
     versions: Versions
 
@@ -111,6 +138,7 @@ def read_summary(caller: Caller, rt: Rt, response: Response) -> Summary:
         outbox=_backlog(found.outbox),
         sessions=Sessions(open=found.sessions, people=found.people),
         parts=[Part(name=name, silent_seconds=silent) for name, silent in found.parts.items()],
+        stuck=_stuck(found.stuck),
         peers=[Peer(name=name, is_serving=is_serving) for name, is_serving in found.peers.items()],
         volumes=[Volume(name=v.name, size_bytes=v.size, available_bytes=v.free) for v in found.volumes],
         versions=Versions(
@@ -118,6 +146,30 @@ def read_summary(caller: Caller, rt: Rt, response: Response) -> Summary:
             postgresql=found.versions["postgresql"],
             database_schema=found.versions["schema"],
         ),
+    )
+
+
+def _stuck(found: Sequence[StuckWork]) -> Stuck:
+    by_reason: dict[str, dict[str, int]] = {}
+    for labels, copies in count(found).items():
+        by_reason.setdefault(labels[0], {})[labels[1]] = int(copies)
+    return Stuck(
+        copies=sum(item.copies for item in found),
+        by_reason=by_reason,
+        items=[
+            StuckItem(
+                room=item.room,
+                stage=item.stage,
+                reason=item.reason,
+                subject_type=item.subject_type,
+                subject_id=item.subject_id,
+                since=rfc3339(item.since),
+                copies=item.copies,
+                attempts=item.attempts,
+                error_reason=item.error_reason,
+            )
+            for item in found[:_SHOWN]
+        ],
     )
 
 

@@ -57,6 +57,28 @@ def of_copies(rt: Runtime, copy_ids: list[str]) -> dict[str, Import]:
     return {row.pop("copy_id"): Import(**row) for row in rows}
 
 
+def of_scan(rt: Runtime, scan_id: str) -> Import:
+    """Look at one import; raises NotFound (SCAN_NOT_FOUND)."""
+    with rt.db.transaction() as tx:
+        row = tx.one(f"SELECT {_SCAN} WHERE s.id = %s", (scan_id,))
+    if row is None:
+        raise NotFound("SCAN_NOT_FOUND", "there is no such scan")
+    return Import(**row)
+
+
+def open_ones(rt: Runtime, exam_id: str | None) -> list[Import]:
+    """List the imports, of one exam or of all, that failed or have waited for a minute, oldest first."""
+    with rt.db.transaction() as tx:
+        rows = tx.all(
+            f"SELECT {_SCAN} WHERE (s.state = 'FAILED' AND j.state IN ('FAILED', 'QUARANTINED')"
+            "   OR s.state IN ('RECEIVED', 'RUNNING') AND j.state = 'READY'"
+            "   AND j.created_at < clock_timestamp() - make_interval(secs => %(after)s))"
+            " AND (%(exam)s::uuid IS NULL OR s.exam_id = %(exam)s::uuid) ORDER BY s.updated_at, s.id",
+            {"exam": exam_id, "after": rt.settings.jobs.stuck_seconds},
+        )
+    return [Import(**row) for row in rows]
+
+
 def retry(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> None:
     """Have a failed import done again with fresh counters; raises NotFound and StateConflict (NOTHING_TO_RETRY)."""
     with rt.db.transaction(actor=actor_id) as tx:
@@ -72,7 +94,7 @@ def retry(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> None:
 
 
 def ring(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> bool:
-    """Ring again at once for an import that waits; False when it does not wait."""
+    """Ring again at once for an import that waits; False when it does not wait. Raises NotFound (SCAN_NOT_FOUND)."""
     with rt.db.transaction(actor=actor_id) as tx:
         scan = _held(tx, scan_id)
         if not jobs.hurry(tx, scan["job_id"]):

@@ -131,6 +131,25 @@ CREATE TABLE switches (
 );
 """
 
+STEP_3 = """
+-- Acts of healing by their uid, so that each is done once (kit.interventions); the reason is in event_texts.
+CREATE TABLE interventions (
+    uid         text PRIMARY KEY,
+    action      text NOT NULL,
+    fingerprint text NOT NULL,
+    state       text NOT NULL DEFAULT 'RUNNING' CHECK (state IN ('RUNNING', 'SUCCEEDED', 'FAILED')),
+    actor_id    uuid NOT NULL,
+    approver_id uuid,
+    plan        jsonb NOT NULL,
+    result      jsonb,
+    lease_until timestamptz NOT NULL,
+    request_id  text NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    CHECK ((state = 'RUNNING') = (result IS NULL))
+);
+"""
+
 
 def step_1() -> None:
     """Create streams, outbox, inbox, jobs, blob references, idempotency keys, revoked sessions, heartbeats."""
@@ -140,3 +159,8 @@ def step_1() -> None:
 def step_2() -> None:
     """Create the switches of the whole installation."""
     op.execute(STEP_2)
+
+
+def step_3() -> None:
+    """Create the interventions."""
+    op.execute(STEP_3)

@@ -1,4 +1,7 @@
-"""A rendering that stands still is rung again. Started by `korrigo recover_stuck_copies`."""
+"""A rendering that stands still is rung again.
+
+Started by `korrigo recover_stuck_copies` and by the intervention RetryFinalize.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,13 @@ from korrigo_kit import jobs, outbox
 from korrigo_kit.outbox import SYSTEM_ACTOR
 from korrigo_kit.room import Runtime
 from korrigo_protos.grading.v1.events_pb2 import Recorded
+
+
+def newest_revision(rt: Runtime, copy_id: str) -> int:
+    """Tell the highest revision that was asked for, 1 when none was."""
+    with rt.db.transaction() as tx:
+        row = tx.row("SELECT coalesce(max(revision), 1) AS revision FROM renders WHERE copy_id = %s", (copy_id,))
+    return int(row["revision"])
 
 
 def wake(rt: Runtime, copy_id: str, revision: int, actor_id: str = SYSTEM_ACTOR, *, is_dry_run: bool = False) -> str:
