@@ -1,13 +1,17 @@
-"""Backup on a PostgreSQL server and an S3 store: the same commands, the same promise."""
+"""Backup on a PostgreSQL server and an S3 store: the same commands, the same promise; and those of other tools."""
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.backups import final_sha256, populate, tables
+import psycopg
+import pytest
+
+from harness.backups import Populated, final_sha256, populate, tables
 from harness.checker import check
 from harness.client import Client
 from harness.production import Production
@@ -18,6 +22,17 @@ GRADED = 2
 CONFLICT, DAMAGED = 4, 5
 
 
+@dataclass
+class World:
+    """An instance that was backed up and stopped."""
+
+    instance: Production
+    directory: Path
+    made: Populated
+    told: dict[str, Any]
+    held: dict[str, str]
+
+
 def _told(instance: Production, *words: str) -> dict[str, Any]:
     done = instance.cli(*words, "--json")
     assert done.returncode == 0, (words, done.stdout, done.stderr)
@@ -25,37 +40,70 @@ def _told(instance: Production, *words: str) -> dict[str, Any]:
     return found
 
 
-def test_an_empty_database_and_an_empty_bucket_become_the_same_system(
-    postgres_server: Postgres, own_rabbitmq: RabbitMQ, s3_server: S3, tmp_path: Path
-) -> None:
-    directory = tmp_path / "backups"
+@pytest.fixture(scope="module")
+def world(postgres_server: Postgres, s3_server: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Mark copies, back them up while the product runs, stop it."""
+    folder = tmp_path_factory.mktemp("production")
+    directory = folder / "backups"
+    rabbitmq = RabbitMQ()  # one of its own: a restore empties the queues
+    rabbitmq.start()
     env = {"KORRIGO_BACKUP__DIRECTORY": str(directory)}
-    # A broker of their own: a restore empties its queues.
-    with Production(postgres_server, own_rabbitmq, s3_server, env=env) as old:
-        assert isinstance(old, Production)
-        with Client(old.url, patience_seconds=30) as client:
-            client.login("admin", old.admin_password)
-            made = populate(client, tmp_path, graded=GRADED, seed=1)
-            assert check(made.ledger, client, old, expected_copies=GRADED) == []
-        told = _told(old, "backup", "create")
-        held = tables(old.database_url)
-        _is_good_and_listed(old, told)
-        _the_store_is_needed(old, s3_server, directory)
-        refused = old.cli("backup", "restore", "latest", "--yes")
+    instance = Production(postgres_server, rabbitmq, s3_server, together=True, env=env)
+    try:
+        instance.start()
+        with Client(instance.url, patience_seconds=30) as client:
+            client.login("admin", instance.admin_password)
+            made = populate(client, folder, graded=GRADED, seed=1)
+            assert check(made.ledger, client, instance, expected_copies=GRADED) == []
+        told = _told(instance, "backup", "create", "--kind", "nightly")
+        held = tables(instance.database_url)
+        refused = instance.cli("backup", "restore", "latest", "--yes")
         assert refused.returncode == CONFLICT and "IN_USE" in refused.stderr, refused.stderr
-    new = Production(postgres_server, own_rabbitmq, s3_server, env=env)
+        instance.keeper.stop()
+        yield World(instance, directory, made, told, held)
+    finally:
+        instance.stop()
+        rabbitmq.stop()
+
+
+def _another(world: World) -> Production:
+    old = world.instance
+    return Production(old.postgres, old.rabbitmq, old.s3, together=True, env=old.extra_env)
+
+
+def test_a_backup_holds_what_the_bucket_held(world: World) -> None:
+    told, instance = world.told, world.instance
+    assert (told["copies"], told["kind"]) == (GRADED + 2, "nightly") and told["objects"] > GRADED
+    assert archive.check(Path(told["path"])).counts["grading.copies"] == GRADED + 2
+    assert [item["name"] for item in _told(instance, "backup", "list")["items"]] == [told["name"]]
+    assert _told(instance, "backup", "restore", "latest", "--dry-run")["restored"] is False
+
+
+def test_without_the_store_there_is_no_backup(world: World, tmp_path: Path) -> None:
+    s3 = world.instance.s3
+    s3.kill()
+    try:
+        failed = world.instance.cli("backup", "create", "--to", str(tmp_path))  # where no older one has the objects
+    finally:
+        s3.start()
+    assert failed.returncode not in (0, DAMAGED), failed.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"], "nothing with a good name is left"
+
+
+def test_an_empty_database_and_an_empty_bucket_become_the_same_system(world: World) -> None:
+    new, made = _another(world), world.made
     try:
         new.make_database()
-        restored = _told(new, "backup", "restore", told["name"])
+        restored = _told(new, "backup", "restore", world.told["name"])
         assert restored["restored"] is True and restored["saved_as"] is None
-        assert tables(new.database_url) == held
+        assert tables(new.database_url) == world.held
         new.start()
         with Client(new.url, patience_seconds=30) as client:
             client.login("admin", new.admin_password)
             assert {copy_id: final_sha256(client, copy_id) for copy_id in made.finals} == made.finals
             assert check(made.ledger, client, new, expected_copies=GRADED) == []
             client.wait_copy(made.locked.copy_id, ["READY"], seconds=60)
-            # and it works on: pictures, rendering, events through the new broker and bucket
+            # and it works on: rendering, events, the new bucket
             lock = client.lock(made.ready)
             client.put_scores(lock, {"q1": 4, "q2": 5})
             client.finalize(lock)
@@ -65,26 +113,31 @@ def test_an_empty_database_and_an_empty_bucket_become_the_same_system(
         new.stop()
 
 
-def _is_good_and_listed(instance: Production, told: dict[str, Any]) -> None:
-    assert told["copies"] == GRADED + 2 and told["objects"] > GRADED
-    assert archive.check(Path(told["path"])).counts["grading.copies"] == GRADED + 2
-    assert [item["name"] for item in _told(instance, "backup", "list")["items"]] == [told["name"]]
-    assert _told(instance, "backup", "verify", "latest")["is_good"] is True
-    assert _told(instance, "backup", "restore", "latest", "--dry-run")["restored"] is False
-
-
-def _the_store_is_needed(instance: Production, s3: S3, directory: Path) -> None:
-    """A backup whose objects cannot be had is none: refused, and nothing with a good name is left."""
-    aside = directory.with_name("aside")
-    shutil.move(directory, aside)  # its objects would serve instead of the store's
-    s3.kill()
+def test_what_another_tool_restored_is_judged_and_settled(world: World) -> None:
+    copied, s3 = _another(world), world.instance.s3
     try:
-        failed = instance.cli("backup", "create")
+        copied.make_database(like=world.instance)  # byte by byte, as a base backup with its log would be
+        key = copied.blob_key(next(iter(world.made.finals.values())))
+        content = bytes(s3.store().get(key).bytes())
+        s3.store().delete(key)
+        refused = copied.cli("backup", "settle", "base-0301")
+        assert refused.returncode == DAMAGED and "1 objects are missing" in refused.stderr, refused.stderr
+        s3.store().put(key, content)
+        assert _told(copied, "backup", "settle", "base-0301", "--dry-run")["settled"] is False
+        assert _sessions(copied) > 0 and tables(copied.database_url) == world.held
+        assert _told(copied, "backup", "settle", "base-0301", "--at", "2h")["settled"] is True
+        assert _sessions(copied) == 0 and tables(copied.database_url) == world.held
+        at = "2027-03-01T02:00:00.000000Z"
+        assert _told(copied, "backup", "record", "base-0302", "--at", at)["at"] == at
+        with psycopg.connect(copied.database_url) as connection:
+            row = connection.execute("SELECT facts->>'name' FROM grading.heartbeats WHERE name = 'backup'").fetchone()
+        assert row == ("base-0302",)
     finally:
-        s3.start()
-    assert failed.returncode not in (0, DAMAGED), failed.stdout
-    assert [path.name for path in directory.iterdir()] == [".lock"]
-    shutil.rmtree(directory)
-    shutil.move(aside, directory)
+        copied.stop()
 
 
+def _sessions(instance: Production) -> int:
+    with psycopg.connect(instance.database_url) as connection:
+        row = connection.execute("SELECT count(*) FROM grading.sessions WHERE revoked_at IS NULL").fetchone()
+    assert row is not None
+    return int(row[0])

@@ -102,7 +102,11 @@ def _key_pair() -> tuple[str, str]:
 
 
 class Production(Instance):
-    """The four rooms as processes on PostgreSQL, RabbitMQ and S3; `split` gives each part a process of its own."""
+    """The four rooms as processes on PostgreSQL, RabbitMQ and S3.
+
+    `split` gives each part a process of its own; `together` has one for all rooms and one for all their work, for
+    tests of what lies below the processes.
+    """
 
     mode = "production"
 
@@ -113,13 +117,16 @@ class Production(Instance):
         s3: S3,
         *,
         split: bool = False,
+        together: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(env)
         self.postgres, self.rabbitmq, self.s3 = postgres, rabbitmq, s3
         self.split = split
+        self.together = together
         self.keeper = Keeper()
-        self.http_ports = {room: free_port() for room in ROOMS}
+        port = free_port()
+        self.http_ports = {room: port if together else free_port() for room in ROOMS}
         self.gateway_port = free_port()
         self.url = f"http://127.0.0.1:{self.gateway_port}"
         self._database = ""
@@ -154,9 +161,9 @@ class Production(Instance):
         migrated = self.cli("migrate")
         if migrated.returncode != 0:
             raise NotReady(f"korrigo migrate failed\n{migrated.stdout[-2000:]}{migrated.stderr[-2000:]}")
-        for room in ROOMS:
+        for room in ("all",) if self.together else ROOMS:
             for name, words in self._processes(room):
-                self._keep(name, [str(KORRIGO), *words], self.room_env(room))
+                self._keep(name, [str(KORRIGO), *words], self.room_env("grading" if self.together else room))
         self._keep_gateway()
         try:
             for port in self.http_ports.values():
@@ -166,11 +173,19 @@ class Production(Instance):
             tails = [f"--- {name}\n{k.child.tail(15)}" for name, k in self.keeper.kept.items()]
             raise NotReady(f"{error}\n" + "\n".join(tails)) from None
 
-    def make_database(self) -> None:
-        """Make the empty database; for what is done before the first start."""
+    def make_database(self, like: Production | None = None) -> None:
+        """Make the database, empty or a copy of a stopped instance's; for what is done before the first start."""
         self.logs.mkdir(exist_ok=True)
-        if not self._database:
+        if like is not None:
+            self._database = self.postgres.create_database(template=like._database)
+            self._common["KORRIGO_BLOBS__URL"] = like._common["KORRIGO_BLOBS__URL"]
+        elif not self._database:
             self._database = self.postgres.create_database()
+
+    def blob_key(self, sha256: str) -> str:
+        """Return the key of an object in the bucket."""
+        prefix = self._common["KORRIGO_BLOBS__URL"].removeprefix(f"{self.s3.url}/")
+        return f"{prefix}/cas/{sha256[:2]}/{sha256}"
 
     @property
     def database_url(self) -> str:

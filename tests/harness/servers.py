@@ -121,11 +121,11 @@ class Postgres:
         except NotReady as error:
             raise NotReady(f"{error}\n{child.tail()}") from None
 
-    def create_database(self, prefix: str = "korrigo") -> str:
-        """Create an empty database with a name of its own and return the name."""
+    def create_database(self, prefix: str = "korrigo", *, template: str = "template1") -> str:
+        """Create a database with a name of its own, empty or a copy of another, and return the name."""
         name = f"{prefix}_{secrets.token_hex(4)}"
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f'create database "{name}"'.encode())
+            connection.execute(f'create database "{name}" template "{template}"'.encode())
         return name
 
     @property

@@ -5,7 +5,8 @@
 
 Killed anywhere before the swap, the old state is untouched (objects more in the store are no harm); after it, the
 new one is complete. Nothing of the product may run meanwhile: no process may carry what it knew of the old state
-into the new one. Called by `korrigo backup restore` and `korrigo restore_backup`.
+into the new one. Called by `korrigo backup restore` and `korrigo restore_backup`; `korrigo backup settle` does the
+last steps for a database that other tools have restored.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ import psycopg
 from korrigo import installation
 from korrigo.backup import archive, schedule, servers, tables, taking, trial
 from korrigo.backup.archive import Manifest
+from korrigo.commands import migrate
 from korrigo.home import Home
 from korrigo.switches import owner_database, tell, turn
 from korrigo_kit import broker
 from korrigo_kit.blobs import BlobStore
+from korrigo_kit.clock import rfc3339
 from korrigo_kit.db import Tx
 from korrigo_kit.errors import Bug, KorrigoError, StateConflict, Unavailable
 from korrigo_kit.settings import Settings
@@ -78,6 +82,8 @@ def restore(wish: Wish, confirm: Callable[[], None]) -> Restored:
         saved_as = None
         if tables.has_rooms(settings.database):
             confirm()
+            with tables.maintenance(settings.database) as connection:
+                _require_unused(connection, tables.name_in(settings.database))
             wish.say("backing up the present state first")
             saved_as = taking.take(
                 wish.home,
@@ -147,7 +153,17 @@ def _replace_database(wish: Wish, settings: Settings, saved_as: Path | None) -> 
             wish.say("loading the database beside the present one")
             trial.load_and_judge(wish.home, new, wish.root, wish.manifest)
             wish.say("settling it")
-            _settle(wish, new, saved_as)
+            _settle(
+                new,
+                {
+                    "backup": wish.manifest.name,
+                    "backup_created_at": wish.manifest.created_at,
+                    "backup_sha256": archive.hash_file(wish.root / archive.SUMS),
+                    "replaced": saved_as.name if saved_as else None,
+                },
+            )
+            last = archive.read_manifest(saved_as or wish.root)
+            taking.note(new, last.name, last.created_at, {"objects": last.objects, "object_bytes": last.object_bytes})
             _purge_broker(settings)
             wish.say("swapping")
             tables.swap(connection, name, name + NEW, name + OLD)
@@ -166,7 +182,29 @@ def _require_unused(connection: psycopg.Connection[Any], name: str) -> None:
         time.sleep(0.1)
 
 
-def _settle(wish: Wish, settings: Settings, saved_as: Path | None) -> None:
+def adopt(settings: Settings, name: str, at: datetime, say: Say, *, dry_run: bool) -> int:
+    """Judge and settle a database that other tools have brought back to an earlier moment; returns its objects.
+
+    Raises StateConflict (NOT_MIGRATED, IN_USE), Invalid (BACKUP_INCOMPLETE, BACKUP_AUDIT_BROKEN), Unavailable;
+    nothing is changed then.
+    """
+    due = migrate.due(settings)
+    if due:
+        raise StateConflict("NOT_MIGRATED", f"run `korrigo migrate` first: {', '.join(due)}")
+    store = taking.store_of(settings)
+    say("judging it")
+    objects = trial.judge(settings, name, lambda sha256: store.size(sha256) is not None)
+    if dry_run:
+        return objects
+    with tables.maintenance(settings.database) as connection:
+        _require_unused(connection, tables.name_in(settings.database))
+    say("settling it")
+    _purge_broker(settings)
+    _settle(settings, {"backup": name, "backup_created_at": rfc3339(at), "backup_sha256": None, "replaced": None})
+    return objects
+
+
+def _settle(settings: Settings, told: dict[str, object]) -> None:
     """End what must not outlive a restore, and tell the audit trail."""
     database = owner_database(settings)
     try:
@@ -181,20 +219,9 @@ def _settle(wish: Wish, settings: Settings, saved_as: Path | None) -> None:
             tx.run("UPDATE grading.copies SET fence = fence + %s", (_FENCE_LEAP,))
             for room in installation.ROOMS:
                 _settle_room(tx, room)
-            tell(
-                tx,
-                "RESTORE",
-                {
-                    "backup": wish.manifest.name,
-                    "backup_created_at": wish.manifest.created_at,
-                    "backup_sha256": archive.hash_file(wish.root / archive.SUMS),
-                    "replaced": saved_as.name if saved_as else None,
-                },
-            )
+            tell(tx, "RESTORE", told)
     finally:
         database.close()
-    last = saved_as or wish.root
-    taking.note(settings, last.name, archive.read_manifest(last), 0)
 
 
 def _settle_room(tx: Tx, room: str) -> None:

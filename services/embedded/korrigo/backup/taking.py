@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
@@ -71,7 +71,8 @@ def take(
         keep = settings.get(BackupSettings).keep
         removed = archive.prune(directory, keep, spare) if kind != schedule.MANUAL else []
     seconds = round(time.monotonic() - begun, 1)
-    note(settings, path.name, manifest, seconds)
+    facts = {"objects": manifest.objects, "object_bytes": manifest.object_bytes, "seconds": seconds}
+    note(settings, path.name, manifest.created_at, facts)
     return Taken(path, manifest, seconds, removed)
 
 
@@ -159,16 +160,15 @@ def _require_outside_store(settings: Settings, directory: Path) -> None:
         raise StateConflict("BACKUP_INSIDE_STORE", f"{directory} lies inside the store that is to be backed up")
 
 
-def note(settings: Settings, name: str, manifest: Manifest, seconds: float) -> None:
-    """Tell the running product when the last good backup was; its metrics read this row."""
+def note(settings: Settings, name: str, at: str, facts: Mapping[str, object]) -> None:
+    """Tell the running product when the last good backup was (RFC 3339); its metrics and doctor read this row."""
     database = owner_database(settings)
-    facts = {"name": name, "objects": manifest.objects, "object_bytes": manifest.object_bytes, "seconds": seconds}
     try:
         with database.transaction() as tx:
             tx.run(
                 "INSERT INTO heartbeats AS h (name, beat_at, facts) VALUES ('backup', %s, %s) ON CONFLICT (name)"
                 " DO UPDATE SET beat_at = greatest(h.beat_at, excluded.beat_at), facts = excluded.facts",
-                (manifest.created_at, json.dumps(facts)),
+                (at, json.dumps({"name": name, **facts})),
             )
     finally:
         database.close()

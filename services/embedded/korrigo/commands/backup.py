@@ -1,4 +1,4 @@
-"""`korrigo backup create|verify|list|restore`: what there is to come back to.
+"""`korrigo backup create|verify|list|restore|record|settle`: what there is to come back to.
 
 Every backup is restored on trial before it counts; a restore first backs up what it replaces.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from korrigo import installation
 from korrigo.backup import schedule
 from korrigo.home import Home
 from korrigo_kit.errors import Invalid
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object")]
+Kind = Annotated[str, typer.Option(help="manual, or nightly: one of those of which the newest stay")]
 Which = Annotated[str, typer.Argument(help="a folder, a name of `backup list`, or latest")]
 
 
@@ -39,12 +41,13 @@ def backup() -> None:
 @app.command()
 def create(
     to: Annotated[Path | None, typer.Option(help="folder of backups instead of the configured one")] = None,
-    kind: Annotated[str, typer.Option(hidden=True)] = schedule.MANUAL,
+    kind: Kind = schedule.MANUAL,
     as_json: AsJson = False,
 ) -> None:
     """Back up database and objects, and prove it by a trial restore. Example: korrigo backup create --to /mnt/usb"""
     from korrigo.backup import servers, taking
 
+    installation.check_words([kind], (schedule.MANUAL, schedule.NIGHTLY))
     home = Home.locate()
     with servers.instance(home) as settings:
         directory = to.absolute() if to else taking.directory_of(home, settings)
@@ -101,6 +104,51 @@ def restore(
     The product must be stopped. Every session and lock ends; an interrupted restore leaves the present state.
     """
     run_restore(which, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@app.command()
+def record(
+    name: Annotated[str, typer.Argument(help="what the other tool calls it")],
+    at: Annotated[str, typer.Option(help="the moment of its database, an ISO time or a span ago")] = "0s",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be recorded")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the product that another tool made a good backup. Example: korrigo backup record base-0301
+
+    Call it from that tool once it has checked its backup; BackupTooOld and doctor look at nothing else.
+    """
+    from korrigo.backup import servers, taking
+    from korrigo.operating import moment
+    from korrigo_kit.clock import rfc3339
+
+    taken_at = rfc3339(moment(at))
+    with servers.instance(Home.locate()) as settings:
+        if not dry_run:
+            taking.note(settings, name, taken_at, {"made_by": "another tool"})
+    fields = {"name": name, "at": taken_at, "dry_run": dry_run, "recorded": not dry_run}
+    _tell(as_json, fields, f"{'would record' if dry_run else 'recorded'} {name} of {taken_at}")
+
+
+@app.command()
+def settle(
+    name: Annotated[str, typer.Argument(help="what was restored, for the audit trail")],
+    at: Annotated[str, typer.Option(help="the moment it was restored to, an ISO time or a span ago")] = "0s",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only judge it")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Finish what another tool restored, as `backup restore` does. Example: korrigo backup settle base-0301 --dry-run
+
+    Compares rows, objects and audit trail; then ends sessions and locks, makes interrupted jobs due again and empties
+    the queues. The product must be stopped.
+    """
+    from korrigo.backup import restoring, servers
+    from korrigo.operating import moment
+
+    restored_to = moment(at)
+    with servers.instance(Home.locate()) as settings:
+        objects = restoring.adopt(settings, name, restored_to, _progress(as_json), dry_run=dry_run)
+    fields = {"name": name, "objects": objects, "dry_run": dry_run, "settled": not dry_run}
+    _tell(as_json, fields, f"whole, {objects} objects; " + ("nothing was changed" if dry_run else "settled"))
 
 
 def run_restore(which: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:
