@@ -134,6 +134,10 @@ class Child:
     env: Mapping[str, str]
     user: str | None = None
     cwd: Path | None = None
+    # file descriptors that it inherits under the same numbers
+    pass_fds: Sequence[int] = ()
+    # a cluster that `make cluster` leaves running outlives the command; everything else dies with us
+    outlives_us: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -153,7 +157,8 @@ class Child:
                 user=self.user,
                 group=None if self.user is None else _group_of(self.user),
                 extra_groups=None if self.user is None else [],
-                preexec_fn=_die_with_parent,
+                pass_fds=self.pass_fds,
+                preexec_fn=None if self.outlives_us else _die_with_parent,
             )
 
     @property

@@ -1,0 +1,3 @@
+module korrigo.test/cluster/pause
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module korrigo.test/cluster/probe
+
+go 1.26.0
