@@ -170,6 +170,15 @@ def test_a_key_without_a_readable_end_is_refused() -> None:
         Verifier(load(environ={"KORRIGO_AUTH__PUBLIC_KEYS": f"Accepted-Until: soon\n{key()[1]}"}).auth)
 
 
+def test_a_watch_that_begins_after_the_change_sees_it(tmp_path: Path) -> None:
+    settings = rpc(tmp_path, OLD)
+    rpc(tmp_path, NEW)
+    called = PeerTokens(settings.rpc, "grading")
+    caller = PeerTokens(load(environ={"KORRIGO_RPC__SECRET": NEW}).rpc, "ingest")
+    assert called.accept(caller.issue("grading", None))[0] == "ingest"
+    assert signs_anew(PeerTokens(settings.rpc, "grading"))
+
+
 def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     settings = rpc(tmp_path, OLD)
     watched = Watched(settings.get(RpcSettings))

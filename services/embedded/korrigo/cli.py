@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from korrigo import installation
+from korrigo.incidents import journal
 from korrigo_kit.errors import (
     Forbidden,
     Invalid,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "work": ("work", "Do a room's jobs and apply its events."),
     "migrate": ("migrate", "Bring every schema to its newest version."),
     "doctor": ("doctor", "Check this machine and the running product."),
+    "incident": ("incident", "Write down what happened, and keep the evidence."),
     "stuck": ("stuck", "List what is not healed by itself."),
     "drill": ("drill", "Break a scratch instance in every known way."),
     "intervene": ("intervene", "Heal one thing, once, in somebody's name."),
@@ -117,6 +119,11 @@ def korrigo() -> None:
 
 def main() -> None:
     """Run the command line; the exit code is 0 only on success."""
+    with journal.noted(sys.argv[1:]):
+        _main()
+
+
+def _main() -> None:
     try:
         if sys.argv[1:] == ["up"]:
             # Parsing an invocation loads pydantic, 16 MB that this process would keep as long as it runs.

@@ -46,6 +46,8 @@ def derive(home: Home, environ: Mapping[str, str]) -> dict[str, str]:
         "KORRIGO_DATABASE__URL": database_url_file(home),
         "KORRIGO_RPC__SECRET": home.secrets / "rpc-secret",
         "KORRIGO_AUTH__SIGNING_KEY": home.secrets / "signing-key.pem",
+        # Made with the secrets; a home of a release that had none yet goes without until its next start.
+        **{name: path for name, path in _previous(home).items() if path.exists()},
     }
     found = {name: value for name, value in environ.items() if value or not name.startswith("KORRIGO_")}
     found["KORRIGO_HOME"] = str(home.root)
@@ -59,13 +61,25 @@ def database_url_file(home: Home) -> Path:
     return home.secrets / "database-url"
 
 
+def _previous(home: Home) -> dict[str, Path]:
+    """Name the files of what is still accepted after a change; empty but for that time."""
+    return {
+        "KORRIGO_RPC__PREVIOUS_SECRET": home.secrets / "rpc-secret-previous",
+        "KORRIGO_AUTH__PUBLIC_KEYS": home.secrets / "public-keys.pem",
+    }
+
+
 def make_secrets(home: Home) -> None:
     """Make what is secret in this installation, once."""
     home.secret("rpc-secret")
-    keep_secret(home.secrets / "signing-key.pem", _signing_key())
+    keep_secret(home.secrets / "signing-key.pem", new_signing_key())
+    for path in _previous(home).values():
+        if not path.exists():
+            replace_file(path, "")
 
 
-def _signing_key() -> str:
+def new_signing_key() -> str:
+    """Make an Ed25519 private key, PEM."""
     # Written by hand: the library that could do it would stay in the supervisor's memory.
     body = base64.b64encode(_ED25519_FRAME + secrets.token_bytes(32)).decode()
     label = "PRIVATE KEY"

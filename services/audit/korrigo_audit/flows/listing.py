@@ -54,3 +54,23 @@ def of_all(
                 "limit": limit,
             },
         )
+
+
+# What a person did to heal or to protect, besides everything that failed.
+_ACTS = (
+    "INTERVENTION", "RECOVER", "RETRY", "RESTORE", "READ_ONLY", "SESSIONS_CLEARED", "SECRETS_ROTATED", "ISOLATED",
+    "ISOLATION_ENDED", "TOKEN_ISSUED", "USER_CREATED", "USER_UPDATED", "REOPEN", "BACKFILL", "ARCHIVE",
+    "ORPHANS_TRASHED", "TEMP_CLEARED", "REBUILD_INDEX",
+)  # fmt: skip
+
+
+def notable(database: Database, since: datetime, until: datetime, limit: int = 2000) -> list[dict[str, Any]]:
+    """List what failed and what was done about it in a time, oldest first. Started by `korrigo incident`."""
+    with database.transaction() as tx:
+        return tx.all(
+            f"SELECT {_COLUMNS} FROM records WHERE action IS NOT NULL AND happened_at BETWEEN %(since)s AND %(until)s"
+            " AND (action = ANY(%(acts)s) OR metadata ->> 'success' = 'false'"
+            "   OR (action = 'UNLOCK' AND metadata ->> 'reason' IN ('forced', 'reconciled')))"
+            " ORDER BY happened_at, id LIMIT %(limit)s",
+            {"since": since, "until": until, "acts": list(_ACTS), "limit": limit},
+        )

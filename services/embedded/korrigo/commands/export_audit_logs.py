@@ -36,7 +36,7 @@ def export_audit_logs(
     if not as_json:
         writer.writeheader()
     with operation("audit") as at:
-        for record in _records(at["audit"].db, start, action):
+        for record in records(at["audit"].db, start, action):
             if as_json:
                 sys.stdout.write(json.dumps(record) + "\n")
             else:
@@ -47,7 +47,8 @@ def export_audit_logs(
     progress.end()
 
 
-def _records(database: Database, since: datetime, action: str | None) -> Iterator[dict[str, Any]]:
+def records(database: Database, since: datetime, action: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the acts since a moment, oldest first, page by page."""
     from korrigo_audit.flows import listing
 
     after: tuple[str, str] | None = None

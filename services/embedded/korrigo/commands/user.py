@@ -1,11 +1,13 @@
-"""`korrigo user add|passwd|list`: accounts, for whoever holds the machine."""
+"""`korrigo user add|passwd|token|list`: accounts, for whoever holds the machine."""
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +26,7 @@ MustChange = Annotated[bool, typer.Option("--must-change-password", help="the us
 
 @app.callback()
 def user() -> None:
-    """Add and list accounts, set passwords. Example: korrigo user list"""
+    """Add and list accounts, set passwords, make tokens for machines. Example: korrigo user list"""
 
 
 @app.command()
@@ -80,6 +82,38 @@ def passwd(
     told = {"password": password} if is_made else {}
     text = f"password of {changed.username} changed" + (f" to {password}" if is_made else "")
     _tell(as_json, _fields(changed) | told, text)
+
+
+@app.command()
+def token(
+    username: str,
+    days: Annotated[int, typer.Option(help="how long it is good", min=1, max=400)] = 366,
+    out: Annotated[Path | None, typer.Option(help="file to write it to (0600); default: standard output")] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a long-lived token for a machine, such as Alertmanager; its account may have the role auditor only.
+
+    It ends with `korrigo sessions clear`. Example: korrigo user token alertmanager --out alertmanager-token
+    """
+    from korrigo.runtimes import runtime
+    from korrigo_grading.flows import accounts, sessions
+
+    installation.attach()
+    with runtime("grading") as grading:
+        if dry_run:
+            found = accounts.by_name(grading, username)
+            _tell(as_json, {"dry_run": True, "username": found.username}, f"would make a token for {found.username}")
+            return
+        login = sessions.issue(grading, username, days * 86400)
+    if out is not None:
+        # Kept as it is when it exists: its owner is the machine's own, such as Prometheus.
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(login.token + "\n")
+    told: dict[str, object] = {"token": login.token} if out is None else {"out": str(out)}
+    text = login.token if out is None else f"token written to {out}, good for {days} days"
+    _tell(as_json, {"username": login.account.username, "expires_in": login.expires_in, **told}, text)
 
 
 @app.command("list")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 
 from korrigo_grading import metrics
 from korrigo_grading.domain import passwords
@@ -19,14 +20,18 @@ from korrigo_grading.models.accounts import Account
 from korrigo_grading.settings import LoginSettings
 from korrigo_kit.auth import Principal, Signer, new_csrf
 from korrigo_kit.db import Tx
-from korrigo_kit.errors import Exhausted, Invalid, NotFound, Unauthenticated
+from korrigo_kit.errors import Exhausted, Invalid, NotFound, StateConflict, Unauthenticated
 from korrigo_kit.outbox import SYSTEM_ACTOR
 from korrigo_kit.room import Runtime
-from korrigo_kit.settings import SettingsError
+from korrigo_kit.settings import AuthSettings, SettingsError
 
 # Every event of revoked sessions carries all of an account's (at most 1 MiB between rooms).
 _MAX_REFUSED_SESSIONS = 2000
 _KEEP_SESSIONS_DAYS = 30
+# Where a session of a machine comes from; it never logged in.
+_MACHINE = "machine"
+# Whose long-lived tokens may lie in files: they read and hear, and change nothing.
+_MACHINE_ROLES = {"auditor"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +93,14 @@ def _check_failures(tx: Tx, settings: LoginSettings, sha: str, address: str, acc
 def _open(rt: Runtime, tx: Tx, account: Account, address: str) -> Login:
     if len(accounts.refused_sessions(tx, account.id)) >= _MAX_REFUSED_SESSIONS:
         raise Exhausted("TOO_MANY_SESSIONS", "this account logs in and out too often", retry_after_seconds=600)
-    key = rt.settings.auth.signing_key
+    return _begin(rt, tx, account, address, rt.settings.auth.token_seconds)
+
+
+def _begin(rt: Runtime, tx: Tx, account: Account, address: str, seconds: int) -> Login:
+    key = rt.settings.watched(AuthSettings).latest().signing_key
     if key is None:
         raise SettingsError("KORRIGO_AUTH__SIGNING_KEY is missing")
-    signer = Signer(key.get_secret_value(), rt.settings.auth.token_seconds)
+    signer = Signer(key.get_secret_value(), seconds)
     session_id = str(uuid.uuid4())
     accounts.open_session(tx, session_id, account.id, address, signer.token_seconds)
     principal = Principal(
@@ -103,6 +112,34 @@ def _open(rt: Runtime, tx: Tx, account: Account, address: str) -> Login:
         must_change_password=account.must_change_password,
     )
     return Login(account, signer.token(principal), signer.token_seconds)
+
+
+def issue(rt: Runtime, username: str, seconds: int, actor_id: str = SYSTEM_ACTOR) -> Login:
+    """Open a long session for a machine such as Alertmanager, which cannot log in. Started by `korrigo user token`.
+
+    It ends like any other: with `sessions clear`, a new password, a change of the account. Raises NotFound
+    (USER_NOT_FOUND) and StateConflict (NOT_A_MACHINE_ACCOUNT) for accounts that may do more than look.
+    """
+    with rt.db.transaction(actor=actor_id) as tx:
+        found = accounts.find_by_key(tx, passwords.account_key(username))
+        account = accounts.lock(tx, found.id) if found else None
+        if account is None:
+            raise NotFound("USER_NOT_FOUND", "there is no such account")
+        if not account.is_active or account.must_change_password or not set(account.roles) <= _MACHINE_ROLES:
+            raise StateConflict(
+                "NOT_A_MACHINE_ACCOUNT", "a token for a machine needs an active account whose only role is auditor"
+            )
+        login = _begin(rt, tx, account, _MACHINE, seconds)
+        events.user_changed(
+            tx, account.id, action="TOKEN_ISSUED", actor_id=actor_id, metadata={"expires_in_seconds": seconds}
+        )
+    return login
+
+
+def last_end(rt: Runtime) -> datetime | None:
+    """Tell when the last of the sessions that live will end."""
+    with rt.db.transaction() as tx:
+        return accounts.last_session_end(tx)
 
 
 def log_out(rt: Runtime, caller: Principal) -> None:

@@ -179,6 +179,14 @@ def with_sessions(tx: Tx) -> list[tuple[str, str, int]]:
     return [(row["id"], row["username"], row["sessions"]) for row in rows]
 
 
+def last_session_end(tx: Tx) -> datetime | None:
+    """Return when the last session that lives will end."""
+    found: datetime | None = tx.row(
+        "SELECT max(expires_at) AS ends FROM sessions WHERE revoked_at IS NULL AND expires_at > clock_timestamp()"
+    )["ends"]
+    return found
+
+
 def refused_sessions(tx: Tx, user_id: str) -> list[tuple[str, int]]:
     """List the revoked sessions whose tokens could still pass, with the Unix second of their end."""
     rows = tx.all(
