@@ -18,9 +18,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # Extra words for pytest: make test TESTS="tests/unit -k fence"
 TESTS ?=
 
-# Debian packages that tests drive as real parts: the broker, second opinions on every PDF, what reads the alerts.
+# Debian packages that tests drive as real parts: the broker, second opinions on every PDF, what reads the alerts,
+# what the Kubernetes of the tests is built against and calls.
 TEST_PROGRAMS := rabbitmq-server:rabbitmq-server qpdf:qpdf pdftotext:poppler-utils strace:strace npm:npm \
-	  promtool:prometheus amtool:prometheus-alertmanager
+	  promtool:prometheus amtool:prometheus-alertmanager \
+	  nft:nftables /usr/include/seccomp.h:libseccomp-dev
 
 # Tools look here first; uv reads the certificates that pip was told about.
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin
@@ -141,10 +143,28 @@ bench: test-setup ## Measure (figures for the guides)
 soak: test-setup ## Run the tests at the full figures that the issues name (long)
 	@KORRIGO_TEST_SOAK=1 $(BIN)/python -m pytest --timeout=0 $(TESTS)
 
+# ------------------------------------------------------------------------------------------ a cluster of one node
+# GOFLAGS=-p=1 keeps a cold build off the other cores.
+cluster = PYTHONPATH=tests $(BIN)/python -m
+
+.PHONY: cluster-bin
+cluster-bin: ## Build the Kubernetes of the tests (kubectl, helm too) once; print its folder
+	@$(MAKE) $(VENV)/.dev programs >&2
+	@$(cluster) cluster.binaries
+
+.PHONY: cluster
+cluster: $(VENV)/.dev programs ## Start a real one-node Kubernetes (root); prints its KUBECONFIG
+	@$(cluster) cluster.command up
+
+.PHONY: cluster-down
+cluster-down: $(VENV)/.dev ## End the cluster: no process, mount or namespace stays
+	@$(cluster) cluster.command down
+
 # As root the missing programs come from Debian, without starting any service; otherwise their tests are skipped.
 .PHONY: programs
 programs:
-	@missing=""; for p in $(TEST_PROGRAMS); do command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p##*:}"; done; \
+	@missing=""; for p in $(TEST_PROGRAMS); do \
+	  command -v "$${p%%:*}" >/dev/null || test -e "$${p%%:*}" || missing="$$missing $${p##*:}"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "SKIPPED: tests that need$$missing (not on PATH; make test as root installs them)" >&2; exit 0; fi; \
