@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from harness.checker import check
-from harness.client import TERMINAL_COPY, TERMINAL_SCAN, Client, Json
+from harness.client import TERMINAL_COPY, TERMINAL_SCAN, Client, Json, Refused
 from harness.faults import Chaos, schedule
 from harness.instance import Embedded, Instance
 from harness.ledger import Ledger
@@ -143,7 +143,13 @@ class Work:
         self.over.set()
 
     def _follow(self, client: Client, waiting: dict[str, str], copy_id: str) -> bool:
-        copy = client.copy(copy_id)
+        try:
+            copy = client.copy(copy_id)
+        except Refused as refused:
+            # Staged, and grading's worker was killed before it heard of it (contract.md); the guard bounds this.
+            if refused.status != 404:
+                raise
+            return False
         if copy["status"] != waiting[copy_id]:
             self.ledger.touch()
             if copy["status"] == "READY" and waiting[copy_id] in ("", "STAGING"):
@@ -169,8 +175,10 @@ class Work:
     def guard(self) -> None:
         """No silent stall: something visible moves at least every 60 s while work remains."""
         while not self.over.wait(1):
-            # uploads are spread over the whole schedule, so something is always due within the minute
-            if self.ledger.silence() > STALL_SECONDS:
+            # uploads are spread over the whole schedule, so something is always due within the minute; a machine
+            # with more runnable processes than two for each core starts every process that much later
+            crowding = max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1)))
+            if self.ledger.silence() > STALL_SECONDS * crowding:
                 raise AssertionError(f"nothing moved for {self.ledger.silence():.0f} s\n{self.picture()}")
 
     def picture(self) -> str:
