@@ -156,7 +156,8 @@ CAUSES = (
         _annotation_out_of_page,
         (
             Remedy("korrigo check_data_integrity", "List every annotation that was written behind the product's back."),
-            Remedy("korrigo export annotations --copy {copy}", "See what it says; the marker moves it."),
+            Remedy("korrigo logs grep {copy}",
+                   "An admin reopens the copy (POST /api/copies/ID/reopen); its marker moves the annotation."),
             _RETRY,
         ),
         "finalization-failing",
