@@ -118,6 +118,10 @@ def test_the_figures_are_those_of_the_product(prometheus: Prometheus, admin: Cli
         return shown == {status: entry["count"] for status, entry in counts.items()}
 
     wait_for("the same copies", agrees, seconds=40, every_seconds=0.5)
+    summary = admin.json("GET", "/api/ops/summary")
+    waiting = prometheus.query('korrigo:queue_messages:by_queue_state{state="ready"}')
+    assert summary["broker"]["queues"].keys() == {sample["metric"]["queue"] for sample in waiting}
+    assert summary["final_pdfs"]["made"] >= 1 and summary["database"]["connections"] > 3
     eta = next(expression for expression in QUERIES if "* 3600" in expression)
     (sample,) = prometheus.query(eta)
     assert float(sample["value"][1]) >= 0

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import psycopg
 import pytest
 
 from harness.grading_copies import Desk
 from harness.grading_room import GradingRoom
+from harness.processes import wait_for
 from harness.servers import Postgres
 from korrigo_grading.domain.statuses import STATUSES
 from korrigo_kit import jobs
@@ -94,6 +97,97 @@ def test_it_counts_copies_locks_jobs_events_and_sessions(room: GradingRoom) -> N
     assert _read(room)["sessions"]["people"] == 1
     parts = {part["name"]: part["silent_seconds"] for part in found["parts"]}
     assert 0 <= parts["sweeper"] < 30
+
+
+def _graded(room: GradingRoom, exam_id: str, *, hours_ago: float, seconds: float, state: str = "SUCCEEDED") -> None:
+    """Write a copy and the end of its finalisation as they would be found."""
+    ended = state == "SUCCEEDED"
+    with room.rt.db.transaction() as tx:
+        made = tx.row(
+            "INSERT INTO copies (id, exam_id, anonymous_id, status, assembly, created_by, graded_at, final_score)"
+            " SELECT gen_random_uuid(), %(exam)s, gen_random_uuid()::text, %(status)s, 1, created_by,"
+            " clock_timestamp() - make_interval(secs => 3600 * %(ago)s), 12 FROM exams WHERE id = %(exam)s"
+            " RETURNING id, created_by",
+            {"exam": exam_id, "status": "GRADED" if ended else "GRADING_FAILED", "ago": hours_ago},
+        )
+        tx.run(
+            "INSERT INTO finalisations (id, copy_id, revision, request, state, manifest_sha256, score, max_score,"
+            " marker_id, requested_by, final_sha256, final_size, pages, duration_ms, finished_at)"
+            " VALUES (gen_random_uuid(), %(copy)s, 1, 1, %(state)s, 'm', 12, 20, %(by)s, %(by)s, 'f', 9, 3,"
+            " 1000 * %(seconds)s, clock_timestamp() - make_interval(secs => 3600 * %(ago)s))",
+            {"copy": made["id"], "by": made["created_by"], "state": state, "seconds": seconds, "ago": hours_ago},
+        )
+
+
+def test_it_tells_the_pace_of_exams_and_of_final_pdfs(room: GradingRoom) -> None:
+    desk = Desk(room.rt)
+    open_exam, done_exam = desk.exam(), desk.exam()
+    for hours_ago, seconds in ((0.1, 1), (0.5, 2), (0.9, 3), (3, 500)):
+        _graded(room, open_exam, hours_ago=hours_ago, seconds=seconds)
+    _graded(room, open_exam, hours_ago=0.2, seconds=90, state="FAILED")
+    _graded(room, done_exam, hours_ago=0.3, seconds=4)
+    for _ in range(5):
+        desk.stage(open_exam)
+    found = _read(room)
+    (exam,) = found["exams"]
+    # Ten copies, four of them graded, three within the hour: six are left at three an hour.
+    assert exam | {"name": ""} == {
+        "exam_id": open_exam, "name": "", "copies": 10, "graded": 4, "graded_last_hour": 3, "remaining_seconds": 7200,
+    }  # fmt: skip
+    assert found["final_pdfs"] == pytest.approx(
+        {"made": 4, "failed": 1, "p50_seconds": 2.5, "p95_seconds": 3.85, "p99_seconds": 3.97}
+    )
+
+
+def test_it_lists_what_fires_the_most_urgent_first(room: GradingRoom) -> None:
+    boss = room.log_in()
+
+    def tell(status: str) -> None:
+        alerts = [
+            {
+                "status": status,
+                "labels": {"alertname": name, "priority": priority, "severity": "critical", "scenario": "import"},
+                "annotations": {"summary": f"It is {name}", "runbook_url": "https://example.org/runbooks/x"},
+                "startsAt": "2026-01-12T03:12:00Z",
+                "endsAt": "2026-01-12T03:20:00Z",
+                "fingerprint": f"{name}-{number}",
+            }
+            for name, priority, count in (("ImportStuck", "P1", 1), ("WorkersDown", "P0", 2))
+            for number in range(count)
+        ]
+        document = {"version": "4", "groupKey": "{}:{a}", "status": status, "alerts": alerts}
+        answer = boss.post("/api/ops/alerts", json=document)
+        assert answer.is_success, answer.text
+
+    assert _read(room)["alerts"] == []
+    tell("firing")
+    found = _read(room)["alerts"]
+    assert [(alert["name"], alert["priority"], alert["firing"]) for alert in found] == [
+        ("WorkersDown", "P0", 2), ("ImportStuck", "P1", 1)
+    ]  # fmt: skip
+    assert (found[0]["summary"], found[0]["scenario"]) == ("It is WorkersDown", "import")
+    assert found[0]["since"].startswith("2026-01-12T03:12:00") and found[0]["runbook_url"].endswith("/runbooks/x")
+    tell("resolved")
+    assert _read(room)["alerts"] == []
+
+
+def test_it_looks_at_the_servers(room: GradingRoom, postgres_server: Postgres) -> None:
+    with psycopg.connect(postgres_server.url()) as one, psycopg.connect(postgres_server.url()) as other:
+        one.execute("SELECT pg_advisory_lock(4711)")
+        waiting = Thread(target=other.execute, args=("SELECT pg_advisory_lock(4711)",))
+        waiting.start()
+        found = wait_for(
+            "a session that waits", lambda: (f := _read(room))["database"]["blocked"] == 1 and f, seconds=20
+        )
+        database = found["database"]
+        # The two, and the one that looks; rooms of other tests may come on top.
+        assert 3 <= database["busy"] <= database["connections"] < database["allowed"] == 200
+        one.execute("SELECT pg_advisory_unlock(4711)")
+        waiting.join(20)
+    assert _read(room)["database"]["blocked"] == 0
+    # No broker was installed here.
+    assert found["broker"] == {"is_up": False, "queues": {}}
+    assert 0 <= found["backup_age_seconds"] < 7200
 
 
 @pytest.mark.parametrize("role", ["scan_operator", "marker", "lead_marker", "student"])

@@ -17,8 +17,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from korrigo_grading.domain.statuses import STATUSES
+from korrigo_grading.models import control_room
+from korrigo_grading.models.control_room import Firing, Pace, Progress, Server
 from korrigo_grading.settings import LockSettings
-from korrigo_kit import jobs, operations, stuck
+from korrigo_kit import jobs, operations, queues, stuck
 from korrigo_kit.auth import Principal
 from korrigo_kit.db import Tx
 from korrigo_kit.errors import KorrigoError
@@ -29,6 +31,8 @@ PEERS = ("ingest", "render", "audit")
 # Rooms that list stuck work of their own.
 _WITH_JOBS = ("ingest", "render")
 _LIST_SECONDS = 2
+# Every room's; the broker is one for all.
+QUEUES = ("jobs.ingest", "jobs.render", "events.ingest", "events.grading", "events.render", "events.audit")
 LOCK_STATES = ("active", "stale", "expired")
 READERS = ("admin", "auditor")
 
@@ -85,6 +89,12 @@ class Overview:
     parts: dict[str, float]
     peers: dict[str, bool]
     stuck: Sequence[Stuck]
+    exams: Sequence[Progress]
+    pace: Pace
+    alerts: Sequence[Firing]
+    server: Server
+    backup_age: float
+    queues: dict[str, dict[str, int]] | None
     volumes: list[Volume]
     versions: dict[str, str]
 
@@ -92,10 +102,11 @@ class Overview:
 def overview(rt: Runtime, caller: Principal) -> Overview:
     """Look at everything; raises Forbidden for others than admins and auditors."""
     caller.require(*READERS)
-    with ThreadPoolExecutor(len(PEERS) + len(_WITH_JOBS), thread_name_prefix="overview") as asked:
+    with ThreadPoolExecutor(len(PEERS) + len(_WITH_JOBS) + 1, thread_name_prefix="overview") as asked:
         # Each peer is waited for one second at most (kit.rpc), all of them together.
         serving = {peer: asked.submit(rt.channels.is_serving, peer) for peer in PEERS}
         listing = {peer: asked.submit(_stuck, rt, peer) for peer in _WITH_JOBS}
+        waiting = asked.submit(_queues, rt)
         facts = _facts(rt)
         own = rt.room.stuck(rt)
         peers = {peer: answer.result() for peer, answer in serving.items()}
@@ -106,6 +117,7 @@ def overview(rt: Runtime, caller: Principal) -> Overview:
         oldest_due=jobs.oldest_due_seconds(rt.db),
         peers=peers,
         stuck=stuck.oldest_first([*own, *theirs]),
+        queues=waiting.result(),
         volumes=_volumes(rt),
     )
 
@@ -116,6 +128,17 @@ def _stuck(rt: Runtime, peer: str) -> list[Stuck]:
         return operations.list_stuck(rt.channels, peer, seconds=_LIST_SECONDS)
     except KorrigoError:
         return []
+
+
+def _queues(rt: Runtime) -> dict[str, dict[str, int]] | None:
+    """Count what waits in every room's queues; None when the broker does not answer."""
+    lengths = queues.lengths(rt.settings, QUEUES)
+    if lengths is None:
+        return None
+    found: dict[str, dict[str, int]] = {queue: {} for queue in QUEUES}
+    for (queue, state), number in lengths.items():
+        found[queue][state] = number
+    return found
 
 
 def _facts(rt: Runtime) -> dict[str, Any]:
@@ -132,6 +155,11 @@ def _facts(rt: Runtime) -> dict[str, Any]:
             "sessions": sessions["sessions"],
             "people": sessions["people"],
             "parts": {row["name"]: row["silent"] for row in tx.all(_PARTS)},
+            "exams": control_room.exams(tx),
+            "pace": control_room.pace(tx),
+            "alerts": control_room.alerts(tx),
+            "server": control_room.server(tx),
+            "backup_age": control_room.backup_age_seconds(tx),
             "versions": _versions(tx),
         }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from korrigo_grading.flows import overview as flow
+from korrigo_grading.models.control_room import Firing, Progress, Server
 from korrigo_kit.clock import rfc3339
 from korrigo_kit.rest import Caller, room_runtime
 from korrigo_kit.room import Runtime
@@ -85,6 +87,61 @@ class Stuck(BaseModel):
     items: list[StuckItem] = Field(description="The 50 that have been stuck longest.")
 
 
+class ExamProgress(BaseModel):
+    """An exam with copies that are not graded yet."""
+
+    exam_id: str
+    name: str
+    copies: int
+    graded: int
+    graded_last_hour: int
+    remaining_seconds: float | None = Field(description="At the pace of the last hour; null while nobody finalises.")
+
+
+class FinalPdfs(BaseModel):
+    """Final PDFs of the last hour, and how long they took from the request on."""
+
+    made: int
+    failed: int = Field(description="No attempt follows.")
+    p50_seconds: float | None = Field(description="null = none was made.")
+    p95_seconds: float | None
+    p99_seconds: float | None
+
+
+class FiringAlert(BaseModel):
+    """An alert that fires, as Alertmanager told it."""
+
+    name: str
+    priority: str = Field(description="P0 is the most urgent.")
+    severity: str
+    scenario: str = Field(description="What `korrigo doctor scenario` takes.")
+    since: str = Field(description="RFC 3339, UTC.")
+    firing: int = Field(description="How many of its kind fire.")
+    summary: str
+    first_response: str
+    runbook_url: str
+    dashboard_url: str
+
+
+class DatabaseServer(BaseModel):
+    """The database server at this moment."""
+
+    connections: int
+    busy: int = Field(description="All but idle ones.")
+    allowed: int
+    blocked: int = Field(description="Sessions that wait for a lock of another.")
+    oldest_query_seconds: float = Field(description="Of the rooms; 0 = none runs.")
+
+
+class Broker(BaseModel):
+    """The broker, and what waits in the queues of every room."""
+
+    is_up: bool
+    queues: dict[str, dict[str, int]] = Field(
+        description="Messages by queue and state: ready, and unacked where the broker tells."
+    )
+
+
 class Volume(BaseModel):
     """Room on a file system that the product writes to."""
 
@@ -116,13 +173,19 @@ class Summary(BaseModel):
     parts: list[Part]
     peers: list[Peer]
     stuck: Stuck
+    alerts: list[FiringAlert] = Field(description="The most urgent first; empty too when no Alertmanager tells us.")
+    exams: list[ExamProgress] = Field(description="The 50 newest that are not done.")
+    final_pdfs: FinalPdfs
+    database: DatabaseServer
+    broker: Broker
+    backup_age_seconds: float = Field(description="Of the last good backup; before the first, since the installation.")
     volumes: list[Volume] = Field(description="Only those that are folders of this machine.")
     versions: Versions
 
 
 @api.get("/summary")
 def read_summary(caller: Caller, rt: Rt, response: Response) -> Summary:
-    """Tell the state of the product: copies, locks, backlogs, sessions, parts, peers, room on disk, versions.
+    """Tell the state of the product: copies, exams and their end, what is stuck, alerts, backlogs, parts, resources.
 
     Admins and auditors only; the same figures as the metrics, for installations without a monitoring system.
     """
@@ -139,6 +202,12 @@ def read_summary(caller: Caller, rt: Rt, response: Response) -> Summary:
         sessions=Sessions(open=found.sessions, people=found.people),
         parts=[Part(name=name, silent_seconds=silent) for name, silent in found.parts.items()],
         stuck=_stuck(found.stuck),
+        alerts=[_firing(alert) for alert in found.alerts],
+        exams=[_progress(exam) for exam in found.exams],
+        final_pdfs=FinalPdfs(**asdict(found.pace)),
+        database=_database(found.server),
+        broker=Broker(is_up=found.queues is not None, queues=found.queues or {}),
+        backup_age_seconds=found.backup_age,
         peers=[Peer(name=name, is_serving=is_serving) for name, is_serving in found.peers.items()],
         volumes=[Volume(name=v.name, size_bytes=v.size, available_bytes=v.free) for v in found.volumes],
         versions=Versions(
@@ -170,6 +239,31 @@ def _stuck(found: Sequence[StuckWork]) -> Stuck:
             )
             for item in found[:_SHOWN]
         ],
+    )
+
+
+def _firing(alert: Firing) -> FiringAlert:
+    return FiringAlert(**asdict(alert) | {"since": rfc3339(alert.since)})
+
+
+def _progress(exam: Progress) -> ExamProgress:
+    return ExamProgress(
+        exam_id=exam.exam_id,
+        name=exam.name,
+        copies=exam.copies,
+        graded=exam.graded,
+        graded_last_hour=exam.last_hour,
+        remaining_seconds=exam.remaining_seconds,
+    )
+
+
+def _database(server: Server) -> DatabaseServer:
+    return DatabaseServer(
+        connections=server.connections,
+        busy=server.busy,
+        allowed=server.allowed,
+        blocked=server.blocked,
+        oldest_query_seconds=server.oldest_query,
     )
 
 
