@@ -141,7 +141,7 @@ bench: test-setup ## Measure (figures for the guides)
 
 .PHONY: soak
 soak: test-setup ## Run the tests at the full figures that the issues name (long)
-	@KORRIGO_TEST_SOAK=1 $(BIN)/python -m pytest --timeout=0 $(TESTS)
+	@KORRIGO_TEST_SOAK=1 $(BIN)/python -m pytest --timeout=0 -o faulthandler_timeout=0 $(TESTS)
 
 # ------------------------------------------------------------------------------------------ a cluster of one node
 # GOFLAGS=-p=1 keeps a cold build off the other cores.

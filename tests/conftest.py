@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import configuration as hypothesis_configuration
@@ -18,12 +19,15 @@ pytest_plugins = ["harness.fixtures"]
 
 TESTS = Path(__file__).resolve().parent
 ORDER = ("unit", "contract", "harness", "integration", "e2e", "chaos", "bench")
+HANDED_OVER = "skipped_modules"
 IS_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 hypothesis_configuration.set_hypothesis_home_dir(TESTS.parent / ".cache" / "hypothesis")
 
 
 def _folder_rank(item: pytest.Item) -> int:
+    if not item.path.is_relative_to(TESTS):  # a test of these settings themselves
+        return len(ORDER)
     folder = item.path.relative_to(TESTS).parts[0]
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
@@ -35,10 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class SkipGuard:
-    """Collects the skips that nobody allowed and fails the session for them."""
+    """Collects the skips that nobody allowed and fails the session for them.
 
-    def __init__(self) -> None:
+    Of tests that run side by side the reports come to the process that started the others; modules that were
+    skipped as a whole are known to the others only, who hand them over at their end.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
         self.refused: list[str] = []
+        self.skipped_modules: list[str] = []
+        self._config = config
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped and not hasattr(report, "wasxfail") and "allowed_skip" not in report.keywords:
@@ -47,9 +57,17 @@ class SkipGuard:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.skipped:
             self.refused.append(report.nodeid)
+            self.skipped_modules.append(report.nodeid)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        skipped = getattr(node, "workeroutput", {}).get(HANDED_OVER, ())
+        self.refused += [name for name in skipped if name not in self.refused]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(self._config, "workeroutput"):
+            self._config.workeroutput[HANDED_OVER] = self.skipped_modules
         if self.refused and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -61,4 +79,4 @@ class SkipGuard:
 def pytest_configure(config: pytest.Config) -> None:
     """Guard against skips in CI only: at a desk a missing program is no failure."""
     if IS_CI:
-        config.pluginmanager.register(SkipGuard(), "skip-guard")
+        config.pluginmanager.register(SkipGuard(config), "skip-guard")
