@@ -16,6 +16,7 @@ from harness.grading_room import GradingRoom
 from harness.processes import wait_for
 from harness.servers import Postgres
 from korrigo_grading.domain.statuses import STATUSES
+from korrigo_grading.flows import locking
 from korrigo_kit import jobs
 from korrigo_kit.parts import beat
 
@@ -188,6 +189,21 @@ def test_it_looks_at_the_servers(room: GradingRoom, postgres_server: Postgres) -
     # No broker was installed here.
     assert found["broker"] == {"is_up": False, "queues": {}}
     assert 0 <= found["backup_age_seconds"] < 7200
+
+
+def test_it_lists_what_is_stuck_until_it_is_healed(room: GradingRoom) -> None:
+    desk = Desk(room.rt)
+    marker = desk.person("marker")
+    copy_id = desk.ready(marker)
+    locking.acquire(room.rt, marker, copy_id, locking.Wish())
+    assert _read(room)["stuck"] == {"copies": 0, "by_reason": {}, "items": []}
+    desk.age_lock(copy_id, 1800 + 61)
+    found = _read(room)["stuck"]
+    assert (found["copies"], found["by_reason"]) == (1, {"lock": {"lock_expired": 1}})
+    (item,) = found["items"]
+    assert (item["room"], item["subject_type"], item["subject_id"]) == ("grading", "copy", copy_id)
+    locking.sweep(room.rt)
+    assert _read(room)["stuck"]["copies"] == 0
 
 
 @pytest.mark.parametrize("role", ["scan_operator", "marker", "lead_marker", "student"])

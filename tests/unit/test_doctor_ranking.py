@@ -9,7 +9,7 @@ import pytest
 
 from harness.commands_named import complaint
 from korrigo.doctor import registry
-from korrigo.doctor.causes import CERTAIN, LIKELY, POSSIBLE, SEEN, Found
+from korrigo.doctor.causes import CERTAIN, LIKELY, POSSIBLE, SEEN, Cause, Found
 from korrigo.doctor.names import SCENARIOS
 from korrigo_kit.errors import Invalid
 
@@ -37,7 +37,7 @@ def test_every_agreed_cause_is_there_once_and_has_a_page() -> None:
 
 
 @pytest.mark.parametrize("cause", registry.CAUSES, ids=lambda cause: cause.slug)
-def test_remedies_can_be_typed(cause: registry.Cause) -> None:
+def test_remedies_can_be_typed(cause: Cause) -> None:
     for mode in ("embedded", "production"):
         assert any(remedy.mode in ("", mode) for remedy in cause.remedies), f"nothing to do when {mode}"
     for remedy in cause.remedies:

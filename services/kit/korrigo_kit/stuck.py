@@ -94,7 +94,8 @@ WITH room AS (
     FROM jobs j, room, workers WHERE kind = %(kind)s AND state IN ('READY', 'RUNNING', 'QUARANTINED')
 )
 SELECT id::text AS id, subject_id, reason, attempts, lost_leases, coalesce(error_reason, '') AS error_reason,
-       CASE WHEN state = 'RUNNING' THEN heartbeat_at WHEN state = 'QUARANTINED' THEN finished_at
+       CASE WHEN state = 'RUNNING' THEN heartbeat_at WHEN state = 'QUARANTINED'
+            THEN coalesce(finished_at, heartbeat_at, created_at)
             WHEN postponements >= 5 THEN coalesce(started_at, created_at) ELSE not_before END AS since
 FROM judged WHERE reason IS NOT NULL ORDER BY since
 """
