@@ -23,7 +23,7 @@ changes something is written down in the audit trail by the room that owns the d
 | Exit code | Meaning |
 |---|---|
 | 0 | Done. |
-| 1 | Something unexpected. |
+| 1 | Something unexpected; of `doctor scenario`: a cause was named. |
 | 2 | A word or an option is wrong. |
 | 3 | Not found. |
 | 4 | The state does not allow it. |

@@ -45,7 +45,7 @@ class Remedy:
     command: str
     what: str
     dry_run: str | None = None
-    # embedded, production, or both
+    # embedded (while `korrigo up` runs), stopped (while it does not), production; empty = always
     mode: str = ""
 
 

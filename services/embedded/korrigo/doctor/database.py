@@ -30,7 +30,10 @@ CAUSES = (
         _database_down,
         (
             Remedy("korrigo up", "Start the product, the database with it (as a service: systemctl start korrigo).",
-                   "korrigo doctor", "embedded"),
+                   "korrigo doctor", "stopped"),
+            Remedy("kill -KILL {pid}",
+                   "End a server that hangs; `korrigo up` starts another at once, and what was committed is there.",
+                   "ps -o pid,stat,etime,args -p {pid}", "embedded"),
             Remedy("korrigo doctor scenario storage", "See whether its disk is full: then it cannot start."),
             Remedy("korrigo migrate --dry-run", "Try the address and the role of KORRIGO_DATABASE__URL.", None,
                    "production"),

@@ -24,6 +24,8 @@ from korrigo.rooms import NAMES
 from korrigo_kit.errors import KorrigoError
 
 _MIN_FILES = 1024
+# A refused scan or a failed attempt writes some; a part that is ill writes many.
+_ERRORS = 10
 # The six headings of the playbooks' script, in its order, after what is ours to ask before anything else.
 MACHINE = "machine"
 SERVICES = "services"
@@ -67,7 +69,7 @@ def _asked(check: _Check, patient: Patient) -> Finding:
         is_ok, text = None, f"unknown: {blind}"
     except KorrigoError as error:
         is_ok, text = False, f"{error.message} ({error.reason})"
-    except OSError as error:
+    except (OSError, ValueError) as error:
         is_ok, text = False, str(error)
     return Finding(check.name, check.heading, is_ok, text, check.hint if is_ok is False else "")
 
@@ -206,7 +208,9 @@ def _errors(patient: Patient) -> Answer:
         return None, "no log files on this machine"
     lines = patient.lines.where(lambda line: line.get("level") in ("ERROR", "CRITICAL"))
     last = some([str(line.get("message", ""))[:100] for line in lines[-2:]])
-    return not lines, f"{len(lines)} lines of ERROR or above" + (f", the last: {last}" if lines else "")
+    is_critical = any(line["level"] == "CRITICAL" for line in lines)
+    text = f"{len(lines)} lines of ERROR or above" + (f", the last: {last}" if lines else "")
+    return not is_critical and len(lines) <= _ERRORS, text
 
 
 def _stuck(patient: Patient) -> Answer:

@@ -67,7 +67,10 @@ class Patient:
 
     @property
     def mode(self) -> str:
-        return "embedded" if self.is_embedded else "production"
+        """Tell which remedies fit: embedded, stopped or production."""
+        if not self.is_embedded:
+            return "production"
+        return "embedded" if self.is_up else "stopped"
 
     @cached_property
     def is_up(self) -> bool | None:

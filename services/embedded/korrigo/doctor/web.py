@@ -52,7 +52,7 @@ CAUSES = (
         room_down,
         (
             Remedy("korrigo up", "Start the product (as a service: systemctl start korrigo).",
-                   "korrigo doctor", "embedded"),
+                   "korrigo doctor", "stopped"),
             Remedy("kill -KILL {pid}", "End an api process that hangs; `korrigo up` starts another at once.",
                    "ps -o pid,stat,etime,args -p {pid}", "embedded"),
             Remedy("korrigo run {room}", "Start the room again.", "korrigo config show", "production"),
