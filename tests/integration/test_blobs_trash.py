@@ -56,6 +56,17 @@ def test_the_trash_is_emptied_by_age(store: BlobStore) -> None:
     assert not store.recover(NAME)
 
 
+def test_what_is_destroyed_does_not_come_back_and_the_same_bytes_may_be_put_again(store: BlobStore) -> None:
+    store.destroy(NAME)
+    store.put_bytes(CONTENT)
+    store.destroy(NAME)  # only what lies in the trash
+    assert store.read(NAME) == CONTENT
+    store.discard(NAME)
+    store.put_bytes(CONTENT)
+    store.destroy(NAME)
+    assert not store.recover(NAME) and store.read(NAME) == CONTENT
+
+
 def test_damaged_trash_is_not_brought_back(tmp_path: Path) -> None:
     store = open_store((tmp_path / "blobs").as_uri())
     store.put_bytes(CONTENT)

@@ -58,6 +58,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recover_stuck_copies": ("recover_stuck_copies", "Make copies go on that have not moved for long."),
     "cleanup_temp_files": ("cleanup_temp_files", "Remove leftovers of crashes."),
     "cleanup_orphaned_files": ("cleanup_orphaned_files", "Move to the trash what no room names."),
+    "archive_old_exams": ("archive_old_exams", "Export old exams and take them out of the product."),
     "check_data_integrity": ("check_data_integrity", "Compare rows, stored bytes and the audit trail."),
     "rebuild_index": ("rebuild_index", "Make read models anew from events."),
     "export_audit_logs": ("export_audit_logs", "Write the audit trail as CSV."),

@@ -134,6 +134,12 @@ class FileStore:
             kept.unlink(missing_ok=True)
             return True
 
+    def destroy(self, sha256: str) -> None:
+        with disk_errors(), contextlib.suppress(NotFound):
+            (self._trash / Path(content_key(sha256)).name).unlink(missing_ok=True)
+            if self._trash.exists():
+                _fsync_folder(self._trash)
+
     def empty_trash(self, older_than_seconds: float) -> int:
         limit, removed = time.time() - older_than_seconds, 0
         with disk_errors():

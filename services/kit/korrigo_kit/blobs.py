@@ -107,6 +107,10 @@ class BlobStore(Protocol):
         """Remove what has lain in the trash for so long; returns how many."""
         ...
 
+    def destroy(self, sha256: str) -> None:
+        """Remove the content from the trash for good; absent is fine. Only archiving calls this."""
+        ...
+
     def list(self) -> Iterator[Blob]:
         """Yield everything stored, in the order of the names."""
         ...
@@ -275,6 +279,10 @@ class S3Store:
         with self._errors(None):
             self._api.delete(self._store, kept)
         return True
+
+    def destroy(self, sha256: str) -> None:
+        with contextlib.suppress(NotFound), self._errors(sha256):
+            self._api.delete(self._store, f"{self._prefix}trash/{Path(content_key(sha256)).name}")
 
     def empty_trash(self, older_than_seconds: float) -> int:
         limit, old = time.time() - older_than_seconds, []

@@ -19,6 +19,7 @@ _OPERATIONS = {
     "stream": "get",
     "delete": "delete",
     "discard": "delete",
+    "destroy": "delete",
     "empty_trash": "delete",
     "list": "list",
 }

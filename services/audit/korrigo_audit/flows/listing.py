@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -54,6 +55,43 @@ def of_all(
                 "limit": limit,
             },
         )
+
+
+def whole(
+    database: Database,
+    *,
+    subjects: Sequence[tuple[str, str]] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    at_once: int = 1000,
+) -> Iterator[dict[str, Any]]:
+    """Yield every record with its leaf, technical ones included, so that numbers and hashes can be checked elsewhere.
+
+    Ordered by stream, source and number. Started by `korrigo audit export` and `korrigo archive_old_exams`.
+    """
+    after: dict[str, Any] = {"type": "", "id": "", "source": "", "number": 0}
+    kinds = None if subjects is None else [kind for kind, _ in subjects]
+    ids = None if subjects is None else [subject_id for _, subject_id in subjects]
+    while True:
+        with database.transaction() as tx:
+            rows = tx.all(
+                f"SELECT {_COLUMNS}, type, convert_from(leaf, 'UTF8') AS leaf FROM records"
+                " WHERE (subject_type, subject_id, source, source_seq) > (%(type)s, %(id)s, %(source)s, %(number)s)"
+                " AND (%(ids)s::text[] IS NULL OR (subject_type, subject_id) IN"
+                "   (SELECT * FROM unnest(%(kinds)s::text[], %(ids)s::text[])))"
+                " AND (%(since)s::timestamptz IS NULL OR happened_at >= %(since)s)"
+                " AND (%(until)s::timestamptz IS NULL OR happened_at < %(until)s)"
+                " ORDER BY subject_type, subject_id, source, source_seq LIMIT %(limit)s",
+                {**after, "kinds": kinds, "ids": ids, "since": since, "until": until, "limit": at_once},
+            )
+        yield from rows
+        if len(rows) < at_once:
+            return
+        last = rows[-1]
+        after = {
+            "type": last["subject_type"], "id": last["subject_id"], "source": last["source"],
+            "number": last["source_seq"],
+        }  # fmt: skip
 
 
 # What a person did to heal or to protect, besides everything that failed.

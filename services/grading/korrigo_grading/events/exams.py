@@ -11,13 +11,16 @@ from korrigo_kit.outbox import Emitted
 from korrigo_protos.grading.v1 import events_pb2
 
 
-def exam_changed(tx: Tx, exam: Exam, *, action: str, actor_id: str, metadata: dict[str, Any]) -> Emitted:
-    """Tell that an exam was created or changed; `action` EXAM_CREATED or EXAM_UPDATED."""
+def exam_changed(
+    tx: Tx, exam: Exam, *, action: str, actor_id: str, metadata: dict[str, Any], is_deleted: bool = False
+) -> Emitted:
+    """Tell that an exam was created, changed or taken away; `action` EXAM_CREATED, EXAM_UPDATED or ARCHIVE."""
     payload = events_pb2.ExamChanged(
         exam_id=exam.id,
         split_mode=exam.split.mode,
         pages_per_booklet=exam.split.pages_per_booklet,
         split_horizontal=exam.split.split_horizontal,
+        is_deleted=is_deleted,
         version=exam.version,
         corrector_ids=exam.corrector_ids,
     )

@@ -48,7 +48,9 @@ _RULES = {
             WHERE f.copy_id = c.id AND f.revision = c.revision AND f.state = 'SUCCEEDED')""",
     "FINAL_NOT_REFERENCED": """
         SELECT f.copy_id::text AS subject, f.final_sha256 AS detail FROM finalisations f
-        WHERE f.state = 'SUCCEEDED' AND NOT EXISTS (SELECT 1 FROM blob_refs r WHERE r.sha256 = f.final_sha256)""",
+        JOIN copies c ON c.id = f.copy_id JOIN exams e ON e.id = c.exam_id
+        WHERE f.state = 'SUCCEEDED' AND e.archived_at IS NULL
+            AND NOT EXISTS (SELECT 1 FROM blob_refs r WHERE r.sha256 = f.final_sha256)""",
 }
 _AT_ONCE = 200
 
