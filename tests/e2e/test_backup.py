@@ -32,7 +32,7 @@ IS_SOAK = os.environ.get("KORRIGO_TEST_SOAK") == "1"
 # Issue 4 names 200; every run does a twentieth of it. Two more copies are under way at the time of the backup.
 GRADED = 200 if IS_SOAK else 10
 COPIES = GRADED + 2
-DAMAGED, CONFLICT = 5, 4
+DAMAGED, CONFLICT, UNAVAILABLE = 5, 4, 7
 # The words that a restore says before each step; killed there, or a moment later.
 STEPS = ("loading", "settling", "swapping")
 
@@ -295,6 +295,28 @@ def test_a_restore_over_data_saves_them_ends_sessions_and_tells(world: World) ->
     (metadata,) = wait_for("the RESTORE record", told, seconds=30)
     assert metadata["backup"] == world.backup.name and metadata["replaced"] == saved.name
     assert instance.cli("audit", "verify").returncode == 0
+
+
+def test_a_database_that_does_not_start_is_replaced_by_the_backup(world: World) -> None:
+    """The recovery drill of the database: its control file is gone, nothing can be saved first."""
+    instance = world.instance
+    if instance.up.is_running():
+        assert instance.stop_cleanly() == 0
+    data = instance.home / "postgres" / "data"
+    (data / "global" / "pg_control").write_bytes(b"")
+    refused = instance.cli("backup", "restore", world.backup.name, "--yes")
+    assert refused.returncode == UNAVAILABLE and "POSTGRES_NOT_STARTED" in refused.stderr, refused.stderr
+    begun = time.monotonic()
+    data.rename(data.with_name("data.broken"))
+    done = instance.cli("backup", "restore", world.backup.name, "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["saved_as"] is None
+    assert stopped_tables(instance) == world.tables
+    instance.start()
+    with Client(instance.url, patience_seconds=30) as client:
+        client.login("admin", instance.admin_password)
+        print(f"database lost and recovered in {time.monotonic() - begun:.1f} s")
+        assert check(world.made.ledger, client, instance, expected_copies=GRADED) == []
 
 
 # ------------------------------------------------------------------------------------------------ time
