@@ -42,7 +42,9 @@ UNION ALL SELECT 'holder', pid::text, state FROM pg_stat_activity WHERE applicat
 ORDER BY 1, 2
 """
 # They take seconds, and twice is no more than two backups, two bundles of evidence, two restarts.
-ONCE = ("korrigo backup", "korrigo incident isolate\n", "systemctl restart", "replace api", "replace relay", "replace sweeper")
+ONCE = (
+    "korrigo backup", "korrigo incident isolate\n", "systemctl restart", "replace api", "replace relay", "replace sweeper",
+)  # fmt: skip
 _SYSTEMCTL = """#!{python} -IS
 import socket, sys
 caller = socket.socket(socket.AF_UNIX)
