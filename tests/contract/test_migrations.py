@@ -11,14 +11,17 @@ ROOT = Path(__file__).resolve().parents[2]
 KIT = ROOT / "services/kit/korrigo_kit/migrations/kit.py"
 FILES = [*sorted(ROOT.glob("services/*/korrigo_*/migrations/[0-9]*_*.py")), KIT]
 # What code that does not know of it would stumble over. A step that takes away what no release in use needs any more
-# says so in a comment of the file: "contract: since RELEASE nobody reads TABLE.COLUMN" (or writes it otherwise).
+# says so in a comment of the file: "contract: since RELEASE nobody reads TABLE.COLUMN" (or writes it otherwise). One
+# that puts a weaker rule in the place of another: "widens: every row that obeyed the check before obeys NAME".
 SHRINKS = re.compile(
     r"DROP\s+(TABLE|COLUMN|VIEW|TYPE|FUNCTION)|\bRENAME\b|ALTER\s+COLUMN\s+\w+\s+(SET\s+NOT\s+NULL|(SET\s+DATA\s+)?TYPE"
     r"|DROP\s+DEFAULT)|ADD\s+COLUMN(?![^,;]*\bDEFAULT\b)[^,;]*\bNOT\s+NULL|ADD\s+CONSTRAINT"
     r"|op\.(drop_\w+|rename_\w+|alter_column)",
     re.IGNORECASE,
 )
-DECLARED = re.compile(r"contract: since \S+ nobody (reads|writes) \S+")
+DECLARED = re.compile(
+    r"contract: since \S+ nobody (reads|writes) \S+|widens: every row that obeyed the check before obeys \w+"
+)
 
 
 def _stumbles(text: str) -> list[str]:
@@ -44,6 +47,7 @@ def test_a_migration_only_adds(path: Path) -> None:
         ("ALTER TABLE copies ADD CONSTRAINT seats CHECK (seat > 0) NOT VALID", False),
         ("DROP TABLE orphan_candidates", False),
         ('op.drop_column("copies", "seat")', False),
+        ("-- widens: every row that obeyed the check before obeys s\nALTER TABLE c ADD CONSTRAINT s CHECK (t)", True),
         ("-- contract: since 0.3.0 nobody reads copies.seat\nALTER TABLE copies DROP COLUMN seat", True),
     ],
 )

@@ -10,6 +10,7 @@ down_revision = "0005"
 SQL = """
 ALTER TABLE exams ADD COLUMN archived_at timestamptz, ADD COLUMN archive_sha256 text;
 -- A graded copy has its mark as long as it is there for anybody; an archived one is a tombstone.
+-- widens: every row that obeyed the check before obeys copies_graded
 DO $$
 DECLARE found name;
 BEGIN
