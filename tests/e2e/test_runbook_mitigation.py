@@ -43,7 +43,8 @@ ORDER BY 1, 2
 """
 # They take seconds, and twice is no more than two backups, two bundles of evidence, two restarts.
 ONCE = (
-    "korrigo backup", "korrigo incident isolate\n", "systemctl restart", "replace api", "replace relay", "replace sweeper",
+    "korrigo backup", "korrigo incident isolate\n", "systemctl restart", "replace api", "replace relay",
+    "replace sweeper",
 )  # fmt: skip
 _SYSTEMCTL = """#!{python} -IS
 import socket, sys
