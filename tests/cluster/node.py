@@ -200,7 +200,7 @@ class Node:
         """Import an OCI archive; pods use it with `imagePullPolicy: IfNotPresent` or `Never`."""
         argv = [str(self.plan.binaries / "ctr"), "--address", str(self.plan.containerd_socket), "--namespace", "k8s.io"]
         done = subprocess.run(
-            [*argv, "images", "import", "--no-unpack=false", str(archive)],
+            [*argv, "images", "import", str(archive)],
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         if done.returncode != 0:

@@ -22,13 +22,23 @@ import psutil
 import pytest
 
 from cluster import cgroups
+from cluster.connections import Edge, edges_seen
 from cluster.images import ImageConfig, oci_image
 from cluster.node import MANIFESTS, TESTS, Node
-from cluster.plan import API_SERVICE_ADDRESS
+from cluster.plan import API_SERVICE_ADDRESS, PROBE_IMAGE
 from harness.processes import clean_environment, is_alive, wait_for
 from harness.servers import MissingTool
 
+NAMES = "jsonpath={.items[*].metadata.name}"
 API_SERVICE = f"https://{API_SERVICE_ADDRESS}"
+CONTAINER = {
+    "name": "asker",
+    "image": PROBE_IMAGE,
+    "args": ["get", "http://probe.trial/"],
+    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+}
+SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+ASKER = json.dumps({"spec": {"containers": [CONTAINER], "securityContext": SECURITY, "restartPolicy": "Never"}})
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +95,7 @@ def _probe(node: Node, *command: str) -> str:
 
 
 def _pod_names(node: Node) -> set[str]:
-    return set(node.kubectl("-n", "trial", "get", "pods", "-o", "jsonpath={.items[*].metadata.name}").split())
+    return set(node.kubectl("-n", "trial", "get", "pods", "-l", "app=probe", "-o", NAMES).split())
 
 
 def test_it_is_the_kubernetes_that_it_says_it_is(node: Node) -> None:
@@ -132,7 +142,7 @@ def test_a_service_account_may_only_what_a_role_says(node: Node) -> None:
 
 
 def test_a_restricted_namespace_refuses_what_is_not(node: Node) -> None:
-    done = node.try_kubectl("-n", "trial", "run", "loose", "--image=localhost/korrigo-probe:1", "--", "serve")
+    done = node.try_kubectl("-n", "trial", "run", "loose", f"--image={PROBE_IMAGE}", "--", "serve")
     assert done.returncode != 0
     assert 'violates PodSecurity "restricted:latest"' in done.stderr
 
@@ -142,6 +152,20 @@ def test_the_machine_reaches_a_service_through_a_forwarded_port(node: Node) -> N
     port = node.forward("gateway", f"{address}:80")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
         assert answer.read().decode().strip() in _pod_names(node)
+
+
+def test_the_connection_table_knows_the_pod_behind_the_service(node: Node) -> None:
+    node.kubectl("-n", "trial", "run", "asker", f"--image={PROBE_IMAGE}", "--overrides", ASKER)
+
+    def edge() -> Edge | None:
+        addresses = json.loads(node.kubectl("-n", "trial", "get", "pods", "-o", "json"))["items"]
+        by_name = {pod["metadata"]["name"]: pod["status"].get("podIP") for pod in addresses}
+        asker = by_name.pop("asker")
+        seen = [edge for edge in edges_seen(node) if edge.source == asker and edge.target in by_name.values()]
+        return seen[0] if seen else None
+
+    found = wait_for("the asker's connection", edge, seconds=60)
+    assert (found.port, found.protocol) == (8080, "tcp")
 
 
 def test_custom_kinds_are_checked_and_their_operator_acts(node: Node) -> None:
