@@ -57,8 +57,11 @@ def _asked_for(rt: Runtime, order: Order) -> Sequence[Import]:
 
 
 def _item(found: Import) -> Item:
-    what = {"FAILED": "would be tried again", "REJECTED": "was refused, and would be again"}.get(found.state, "")
-    if not what:
+    if found.may_be_retried:
+        what = "would be tried again"
+    elif found.state == "REJECTED":
+        what = "was refused, and would be again"
+    else:
         what = "would be rung for again" if found.job_state == "READY" else f"is {found.state}: nothing to do"
     return Item("scan", found.id, _mark(found), what)
 
@@ -71,11 +74,11 @@ def _retry(rt: Runtime, order: Order, item: Item) -> Deed:
     found = retrying.of_scan(rt, item.subject_id)
     if _mark(found) != item.mark:
         return Deed(True, f"is {found.state} by now: nothing to do")
-    if found.state == "REJECTED":
-        return Deed(False, f"the document was refused ({found.error_reason}): it needs another file")
-    if found.state == "FAILED":
+    if found.may_be_retried:
         retrying.retry(rt, found.id, order.actor_id)
         return Deed(True, "is tried again")
+    if found.state == "REJECTED":
+        return Deed(False, f"the document was refused ({found.error_reason}): it needs another file")
     if retrying.ring(rt, found.id, order.actor_id):
         return Deed(True, "was rung for again")
     return Deed(True, f"is {found.state}: nothing to do")

@@ -22,6 +22,7 @@ def drill(
     name: Annotated[list[str] | None, typer.Argument(help="drills to run; default: all")] = None,
     listed: Annotated[bool, typer.Option("--list", help="only list the drills, with what is expected of each")] = False,
     keep: Annotated[Path | None, typer.Option(help="folder to use and to keep, with every log")] = None,
+    hold: Annotated[float, typer.Option(help="seconds that outages last at least", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on the last line")] = False,
 ) -> None:
     """Drill on a scratch instance with a real Prometheus and Alertmanager; no running instance is touched.
@@ -34,7 +35,7 @@ def drill(
     if listed:
         typer.echo(json.dumps(table.declared(kinds)) if as_json else "\n".join(table.declarations(kinds)))
         return
-    results, healthy_problems = _run(kinds, keep, as_json)
+    results, healthy_problems = _run(kinds, keep, hold, as_json)
     if as_json:
         typer.echo(json.dumps(table.told(results, healthy_problems)))
     else:
@@ -43,7 +44,7 @@ def drill(
         raise typer.Exit(EXIT_FOUND_PROBLEMS)
 
 
-def _run(kinds: Sequence[type], keep: Path | None, as_json: bool) -> tuple[list[Result], list[str]]:
+def _run(kinds: Sequence[type], keep: Path | None, hold: float, as_json: bool) -> tuple[list[Result], list[str]]:
     from korrigo.drills.run import run
 
-    return run(kinds, keep=keep, say=lambda text: typer.echo(text, err=as_json))
+    return run(kinds, keep=keep, hold_seconds=hold, say=lambda text: typer.echo(text, err=as_json))

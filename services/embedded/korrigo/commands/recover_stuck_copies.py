@@ -22,6 +22,7 @@ from korrigo_kit.errors import KorrigoError
 
 if TYPE_CHECKING:
     from korrigo_grading.flows.recovering import Stuck
+    from korrigo_ingest.flows.retrying import Import
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _REASON = "recover_stuck_copies"
@@ -91,24 +92,24 @@ class _Healer:
         if scan is None:
             return LEFT
         if scan.id not in self._imports:
-            self._imports[scan.id] = self._import_of(scan.id, scan.state, scan.job_state)
+            self._imports[scan.id] = self._import_of(scan)
         return self._imports[scan.id]
 
-    def _import_of(self, scan_id: str, state: str, job_state: str) -> str:
+    def _import_of(self, scan: Import) -> str:
         from korrigo_ingest.flows import retrying
 
         room, actor_id = self._at["ingest"], self._at.actor_id
-        if state == "FAILED":
+        if scan.may_be_retried:
             if not self._is_dry_run:
-                retrying.retry(room, scan_id, actor_id)
+                retrying.retry(room, scan.id, actor_id)
             return "import tried again"
-        if job_state == "READY":
+        if scan.job_state == "READY":
             if not self._is_dry_run:
-                retrying.ring(room, scan_id, actor_id)
+                retrying.ring(room, scan.id, actor_id)
             return "import rung again"
-        if job_state == "RUNNING":
+        if scan.job_state == "RUNNING":
             return "in use"
-        return self._catch_up() if state in ("DONE", "NEEDS_REVIEW") else LEFT
+        return self._catch_up() if scan.state in ("DONE", "NEEDS_REVIEW") else LEFT
 
     def _sweep(self, _: Stuck) -> str:
         from korrigo_grading.flows import locking

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 from korrigo.doctor.causes import LIKELY, POSSIBLE, SEEN, Cause, Found, Remedy, some, span
 from korrigo.doctor.lines import quote
@@ -14,6 +15,7 @@ from korrigo_grading.settings import LockSettings
 _SILENT_SECONDS = 180
 _LINGERS_SECONDS = 30
 _MANY = 5
+_GOES_ON = timedelta(seconds=30)
 
 # Whoever writes is there, so a silent lock under which something was written lost its heartbeat, not its holder.
 _LOCKS = """
@@ -47,11 +49,15 @@ class _Refused:
         if not self.count:
             return None
         evidence = [f"{self.count} times within 15 min: {what}"]
+        # Of two kinds of refusals the one that goes on is what people call about.
+        goes_on = bool(self.lines) and datetime.now(UTC) - self.lines[-1]["at"] < _GOES_ON
+        evidence += ["it goes on"] if goes_on else []
         if self.copies:
             evidence.append(f"copies {some(self.copies)}")
         evidence += [quote(line) for line in self.lines[-2:]]
         values = {"copy": self.copies[0]} if self.copies else {}
-        return Found(certainty + (0.1 if self.count >= _MANY else 0), tuple(evidence), values)
+        certainty += (0.1 if self.count >= _MANY else 0) + (0.05 if goes_on else 0)
+        return Found(certainty, tuple(evidence), values)
 
 
 def _silent(patient: Patient) -> list[Row]:

@@ -42,10 +42,13 @@ class Book:
         (preamble,) = blocks("README", "Preamble")
         script = "\n".join([preamble, *blocks(page, "Mitigation")])
         env = self._scratch.env | {"BASE": self._scratch.url, "TOKEN": self._token, **environment}
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            env=env, cwd=self._scratch.folder, capture_output=True, text=True, timeout=_SECONDS, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", script],
+                env=env, cwd=self._scratch.folder, capture_output=True, text=True, timeout=_SECONDS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Bug("DRILL_PAGE_FAILED", f"the Mitigation of {page} took more than {_SECONDS} s") from None
         if done.returncode != 0:
             text = done.stderr[-600:]
             raise Bug("DRILL_PAGE_FAILED", f"the Mitigation of {page} ended with {done.returncode}: {text}")

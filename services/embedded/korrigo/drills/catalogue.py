@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from korrigo.drills import finalising, imports, locks
+from korrigo.drills import finalising, healing, imports, latency, locks, outages, trail
 from korrigo.drills.drill import Drill
 from korrigo_kit.errors import Invalid
 
-ALL: tuple[type[Drill], ...] = (*imports.DRILLS, *finalising.DRILLS, *locks.DRILLS)
+ALL: tuple[type[Drill], ...] = (
+    *healing.DRILLS, *locks.DRILLS, *imports.DRILLS, *finalising.DRILLS, *trail.DRILLS, *latency.DRILLS,
+    *outages.DRILLS,
+)  # fmt: skip
 
 
 def chosen(names: Sequence[str]) -> list[type[Drill]]:

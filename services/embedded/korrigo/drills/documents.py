@@ -1,4 +1,4 @@
-"""PDFs for drills, written by hand: honest ones, broken ones, and one that wants more memory than rendering may have.
+"""PDFs for drills, written by hand: honest ones, broken ones, and honest ones that want much memory.
 
 The front door holds no PDF library (house rule), and these need none.
 """
@@ -29,8 +29,11 @@ def _stream(data: bytes, entries: str = "") -> bytes:
     return f"<< /Length {len(data)} {entries} >>\nstream\n".encode() + data + b"\nendstream"
 
 
-def scan(pages: int, mark: str) -> bytes:
-    """Make a plain scan; `mark` is written on every page and makes the bytes its own."""
+def scan(pages: int, mark: str, *, padding_megabytes: int = 0) -> bytes:
+    """Make a plain scan; `mark` is written on every page and makes the bytes its own.
+
+    `padding_megabytes` of white space before the text of page 1 are small in the file and large once unpacked.
+    """
     kids = " ".join(f"{4 + 2 * page} 0 R" for page in range(pages))
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -38,37 +41,16 @@ def scan(pages: int, mark: str) -> bytes:
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
     for page in range(pages):
-        text = f"BT /F1 24 Tf 72 420 Td ({mark}, page {page + 1}) Tj ET 60 60 475 300 re S"
-        objects += [_page(5 + 2 * page, "/Font << /F1 3 0 R >>"), _stream(text.encode())]
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox {A4} /Resources << /Font << /F1 3 0 R >> >>"
+            f" /Contents {5 + 2 * page} 0 R >>".encode()
+        )
+        text = f"BT /F1 24 Tf 72 420 Td ({mark}, page {page + 1}) Tj ET 60 60 475 300 re S".encode()
+        padding = b" " * (padding_megabytes << 20) if page == 0 else b""
+        objects.append(_stream(zlib.compress(padding + text, 9), "/Filter /FlateDecode"))
     return _pdf(objects)
-
-
-def _page(contents: int, resources: str) -> bytes:
-    return (
-        f"<< /Type /Page /Parent 2 0 R /MediaBox {A4} /Resources << {resources} >> /Contents {contents} 0 R >>".encode()
-    )
 
 
 def broken(seed: int) -> bytes:
     """Make what a copier leaves whose disk was full: the right beginning, then noise, and no end."""
     return b"%PDF-1.4\n" + random.Random(seed).randbytes(2000)  # noqa: S311 - noise, no secret
-
-
-def heavy_page(mark: str, side: int = 6000) -> bytes:
-    """Make one page with a picture that is small in the file and `side` by `side` colour pixels in memory."""
-    picture = zlib.compress(bytes(3 * side) * side, 9)
-    text = f"q 595 0 0 841 0 0 cm /Im Do Q BT /F1 24 Tf 72 420 Td ({mark}) Tj ET"
-    entries = (
-        f"/Type /XObject /Subtype /Image /Width {side} /Height {side} /ColorSpace /DeviceRGB /BitsPerComponent 8"
-        " /Filter /FlateDecode"
-    )
-    return _pdf(
-        [
-            b"<< /Type /Catalog /Pages 2 0 R >>",
-            b"<< /Type /Pages /Count 1 /Kids [4 0 R] >>",
-            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-            _page(5, "/Font << /F1 3 0 R >> /XObject << /Im 6 0 R >>"),
-            _stream(text.encode()),
-            _stream(picture, entries),
-        ]
-    )

@@ -3,17 +3,21 @@
 A subclass declares everything that is expected before the run, as class attributes; `drills.engine` calls its steps
 in this order:
 
-    prepare   what is needed beforehand (not timed)
-    inject    the cause itself; from here on the clock of detection runs
-    press     again and again, in `pressure` threads, for as long as the cause lasts (people who go on working)
-    remedy    what a person does; before it the Mitigation part of the page, when `page` is set, is run as it stands
-    is_healed looked at until it is true
-    undo      always, at the end, whatever happened
+    prepare     what is needed beforehand (not timed)
+    inject      the cause itself; from here on the clock of detection runs
+    press       again and again, in `pressure` threads, for as long as the cause lasts (people who go on working)
+    mend        what a person does outside the product, such as giving it a disk again
+    (pages)     the Mitigation part of the runbook pages, as it stands
+    remedy      what a person does then
+    is_healed   looked at until it is true
+    complaints  what was promised for the time of the cause and not kept
+    undo        always, at the end, whatever happened
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -46,11 +50,12 @@ class Drill(ABC):
     also: ClassVar[tuple[str, ...]] = ()
     # Words of this module: what it disturbs.
     needs: ClassVar[frozenset[str]] = EVERYTHING
-    # Runbook page whose Mitigation part is run as the remedy, before `remedy`.
-    page: ClassVar[str] = ""
+    # Runbook pages whose Mitigation part is run.
+    pages: ClassVar[tuple[str, ...]] = ()
     # Threads that `press`.
     pressure: ClassVar[int] = 0
-    # Whether doctor must name the cause first; not of what heals by itself.
+    # How long the cause lasts at least, also when it was noticed before.
+    hold_seconds: ClassVar[float] = 0.0
     detect_seconds: ClassVar[float] = 90.0
     heal_seconds: ClassVar[float] = 60.0
     # Needs the volume in memory, which needs root.
@@ -74,16 +79,23 @@ class Drill(ABC):
     def press(self, number: int) -> None:  # noqa: B027 - see `pressure`
         """Do what people go on doing; `number` tells the thread."""
 
+    def mend(self) -> None:  # noqa: B027 - most causes are inside the product
+        """Remove what the product cannot remove itself."""
+
     def environment(self) -> dict[str, str]:
-        """Return what the page's commands are told, such as COPY or SCAN."""
+        """Return what the pages' commands are told, such as COPY or SCAN."""
         return {}
 
-    def remedy(self) -> None:  # noqa: B027 - what the page says may be all
-        """Do what a person does about it."""
+    def remedy(self) -> None:  # noqa: B027 - what the pages say may be all
+        """Do what a person does about it then."""
 
     @abstractmethod
     def is_healed(self) -> bool:
         """Tell whether everything that was asked for is done."""
+
+    def complaints(self) -> Sequence[str]:
+        """Return what was promised and not kept while the cause lasted; asked once it is healed."""
+        return ()
 
     def undo(self) -> None:  # noqa: B027 - most remedies leave nothing behind
         """Take back what the drill changed, should it have ended early; harmless when nothing is left to take back."""

@@ -10,11 +10,13 @@ fails all of them.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from korrigo.drills.drill import Drill
 from korrigo.drills.stage import Stage
@@ -63,6 +65,11 @@ class _Running:
     ended_at: float | None = None
 
     @property
+    def words(self) -> frozenset[str]:
+        """What it must have for itself: what it disturbs, and its alerts, which must have ended before."""
+        return self.drill.needs | {f"alert {name}" for name in self.drill.expects}
+
+    @property
     def allowed(self) -> frozenset[str]:
         return frozenset((*self.drill.expects, *self.drill.also))
 
@@ -70,11 +77,13 @@ class _Running:
 class Engine:
     """One run over some drills."""
 
-    def __init__(self, stage: Stage, watch: Watch, say: Say) -> None:
+    def __init__(self, stage: Stage, watch: Watch, say: Say, hold_seconds: float = 0.0) -> None:
+        self._hold_seconds = hold_seconds
         self._stage = stage
         self._watch = watch
         self._say = say
-        self._busy: set[str] = set()
+        # word -> who has it for himself
+        self._taken: dict[str, _Running] = {}
         self._changed = threading.Condition()
         self._all: list[_Running] = []
 
@@ -104,9 +113,9 @@ class Engine:
             return
         started = time.monotonic()
         self._watch.look(is_fast=is_fast)
-        if not self._watch.inbox.wait(
-            lambda: self._watch.inbox.first(WATCHDOG, started) is not None, _WATCHDOG_SECONDS
-        ) and is_fast:
+        inbox = self._watch.inbox
+        # The shipped rules are looked at every 15 s; nothing of the first half waits for an alert.
+        if is_fast and not inbox.wait(lambda: inbox.first(WATCHDOG, started) is not None, _WATCHDOG_SECONDS):
             for found in todo:
                 found.result.problems.append("the alerting itself does not work: no Watchdog arrived")
             return
@@ -115,11 +124,11 @@ class Engine:
         threads: list[threading.Thread] = []
         while waiting:
             with self._changed:
-                ready = next((found for found in waiting if not found.drill.needs & self._busy), None)
+                ready = next((found for found in waiting if not found.words & self._taken.keys()), None)
                 if ready is None:
                     self._changed.wait(1.0)
                     continue
-                self._busy |= ready.drill.needs
+                self._taken |= dict.fromkeys(ready.words, ready)
             waiting.remove(ready)
             thread = threading.Thread(target=self._one, args=(ready, is_fast), name=ready.result.name, daemon=True)
             thread.start()
@@ -144,10 +153,15 @@ class Engine:
             with suppress(Exception):
                 drill.undo()
             running.ended_at = time.monotonic()
-            with self._changed:
-                self._busy -= drill.needs
-                self._changed.notify_all()
+            self._free(running, running.words)
             self._say(f"{result.name}: {'; '.join(result.problems) or 'passed'}")
+
+    def _free(self, running: _Running, words: Iterable[str]) -> None:
+        with self._changed:
+            for word in words:
+                if self._taken.get(word) is running:
+                    del self._taken[word]
+            self._changed.notify_all()
 
     # ------------------------------------------------------------------------------------- one drill
     def _heals_itself(self, running: _Running) -> None:
@@ -155,6 +169,7 @@ class Engine:
         drill.inject()
         with _Pressure(drill):
             result.heal_seconds = _seconds_until(drill.is_healed, SELF_HEALING_SECONDS)
+        result.problems.extend(drill.complaints())
         if result.heal_seconds is None:
             result.problems.append(f"not healed by itself within {SELF_HEALING_SECONDS:g} s")
 
@@ -164,16 +179,24 @@ class Engine:
         with _Pressure(drill):
             self._detect(running)
             self._diagnose(drill, result)
+            report = self._begin_incident(drill, result)
+            hold_seconds = max(drill.hold_seconds, self._hold_seconds if drill.hold_seconds else 0.0)
+            time.sleep(max(0.0, running.began_at + hold_seconds - time.monotonic()))
         began = time.monotonic()
-        if drill.page:
-            self._stage.book.mitigate(drill.page, drill.environment())
+        drill.mend()
+        for page in drill.pages:
+            self._stage.book.mitigate(page, drill.environment())
         drill.remedy()
         left = _seconds_until(drill.is_healed, drill.heal_seconds)
         if left is None:
             result.problems.append(f"not healed within {drill.heal_seconds:g} s")
         else:
             result.heal_seconds = time.monotonic() - began
+        result.problems.extend(drill.complaints())
+        # Others may begin while the alerts of this one end.
+        self._free(running, drill.needs)
         self._wait_resolved(running, began)
+        self._close_incident(drill, result, report)
 
     def _detect(self, running: _Running) -> None:
         drill, inbox = running.drill, self._watch.inbox
@@ -199,6 +222,27 @@ class Engine:
         if result.first_cause != drill.cause:
             others = ", ".join(f"{cause['cause']} {cause['certainty']}" for cause in causes)
             result.problems.append(f"doctor names first: {result.first_cause or 'nothing'} ({others})")
+
+    def _begin_incident(self, drill: Drill, result: Result) -> Path | None:
+        """Begin an incident from the alert, as whoever is called does; return the file of its report."""
+        done = self._stage.scratch.korrigo("incident", "new", "--alert", drill.expects[0], "--json")
+        try:
+            found = json.loads(done.stdout)
+            result.incident = str(found["id"])
+            return Path(found["report"])
+        except (ValueError, KeyError):
+            result.problems.append(f"no incident was begun: {(done.stderr or done.stdout)[-300:]}")
+            return None
+
+    def _close_incident(self, drill: Drill, result: Result, report: Path | None) -> None:
+        """Close it with the cause; the report must tell the alert and the cause."""
+        if report is None:
+            return
+        cause = f"{drill.cause}: {drill.what}"
+        done = self._stage.scratch.korrigo("incident", "close", result.incident, "--cause", cause, "--json")
+        text = report.read_text(encoding="utf-8") if report.exists() else ""
+        if done.returncode or drill.expects[0] not in text or cause not in text:
+            result.problems.append(f"incident {result.incident} has no report: {(done.stderr or text)[-300:]}")
 
     def _wait_resolved(self, running: _Running, since: float) -> None:
         inbox = self._watch.inbox

@@ -14,8 +14,13 @@ from korrigo.drills.stage import Stage
 from korrigo.drills.watch import Watch
 
 
-def run(kinds: Sequence[type[Drill]], *, keep: Path | None, say: Say) -> tuple[list[Result], list[str]]:
-    """Run these drills; return their results and what was wrong before the first. Call in the main thread."""
+def run(
+    kinds: Sequence[type[Drill]], *, keep: Path | None, say: Say, hold_seconds: float = 0.0
+) -> tuple[list[Result], list[str]]:
+    """Run these drills; return their results and what was wrong before the first. Call in the main thread.
+
+    `hold_seconds` makes outages longer than they have to be.
+    """
     begun = time.monotonic()
 
     def say_when(text: str) -> None:
@@ -30,7 +35,7 @@ def run(kinds: Sequence[type[Drill]], *, keep: Path | None, say: Say) -> tuple[l
         stack.callback(stage.close)
         watch = Watch(scratch.folder, scratch.url, stage.token_file())
         stack.callback(watch.close)
-        engine = Engine(stage, watch, say_when)
+        engine = Engine(stage, watch, say_when, hold_seconds)
         say_when("looking at the healthy instance")
         wrong = engine.check_health()
         results = engine.run(kinds)

@@ -1,8 +1,8 @@
 """The instance that drills break: `korrigo up` on a home of its own, thrown away at the end.
 
-What lies below KORRIGO_HOME/blobs (stored files and uploads) is a small file system in memory where mounting is
-possible, so that filling it up or making it read-only is real and harms nobody. It is mounted in a mount namespace of
-this process: the kernel takes it away however the drill ends.
+The folders of stored files and of uploads are small file systems in memory where mounting is possible, so that
+filling one up or making it read-only is real and harms nobody. They are mounted in a mount namespace of this process:
+the kernel takes them away however the drill ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,8 @@ class Scratch:
         self._is_kept = keep is not None
         self.home = Home(self.folder / "home")
         self.home.prepare()
+        self.spool = self.home.root / "spool"
+        self.spool.mkdir(mode=0o700, exist_ok=True)
         self.has_volume = self._mount()
         self.password = secrets.token_urlsafe(15)
         self.env = self._environment()
@@ -57,11 +58,12 @@ class Scratch:
             "KORRIGO_HTTP__PORT": "0",
             # What the alerts see must be as quick as their divided rules.
             "KORRIGO_HTTP__METRICS_CACHE_SECONDS": "1",
-            "KORRIGO_UPLOAD__SPOOL": str(self.home.blobs / "spool"),
+            "KORRIGO_UPLOAD__SPOOL": str(self.spool),
             # A tenth of the volume, as 1 GiB is of a usual disk.
             "KORRIGO_UPLOAD__MIN_FREE_BYTES": str(VOLUME_MEGABYTES * 1024 * 1024 // 10),
-            # So little that one page can want more.
-            "KORRIGO_RENDER__MEMORY_BYTES": str(96 << 20),
+            # So little that one page can want more; a page that gets no processor is given up after seconds.
+            "KORRIGO_RENDER__MEMORY_BYTES": str(64 << 20),
+            "KORRIGO_IMPORT__PAGE_SECONDS": "0.25",
             # No backup of what is thrown away.
             "KORRIGO_BACKUP__NIGHTLY": "false",
         }
@@ -100,7 +102,8 @@ class Scratch:
                 self._up.kill()
                 self._up.wait()
         if self.has_volume:
-            self._mount_words("umount", "-l", str(self.home.blobs))
+            for folder in (self.home.blobs, self.spool):
+                _run_quietly("umount", "-l", str(folder))
         if not self._is_kept:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -122,8 +125,18 @@ class Scratch:
 
         url = (self.home.secrets / "database-url").read_text().strip()
         with psycopg.connect(url, connect_timeout=5, autocommit=True, application_name="drill") as connection:
-            cursor = connection.execute(statement.encode(), values)
+            # Without values as it stands, so that several statements may come together.
+            cursor = connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
+
+    def lock_out(self, role: str) -> None:
+        """Let a role of the database in no more, and end its sessions."""
+        self.sql(f"ALTER ROLE {role} NOLOGIN")
+        self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", role)
+
+    def let_in(self, role: str) -> None:
+        """Let a role in again."""
+        self.sql(f"ALTER ROLE {role} LOGIN")
 
     def child(self, name: str) -> int:
         """Return the process id of a part of `korrigo up`; raises Timeout when it is away for long."""
@@ -151,7 +164,7 @@ class Scratch:
                         continue
         return found
 
-    # ------------------------------------------------------------------------------------- the volume
+    # ------------------------------------------------------------------------------------- the volumes
     def _mount(self) -> bool:
         if os.geteuid() != 0:
             return False
@@ -160,23 +173,19 @@ class Scratch:
         if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
             return False
         options = f"size={VOLUME_MEGABYTES}m,mode=700"
-        return self._mount_words("mount", "-t", "tmpfs", "-o", options, "korrigo-drill", str(self.home.blobs))
+        return all(
+            _run_quietly("mount", "-t", "tmpfs", "-o", options, "korrigo-drill", str(folder))
+            for folder in (self.home.blobs, self.spool)
+        )
 
-    def remount(self, option: str) -> None:
-        """Change the volume: `ro`, `rw`, or another size such as `size=400m`."""
-        if not self._mount_words("mount", "-o", f"remount,{option}", str(self.home.blobs)):
-            raise Bug("DRILL_MOUNT_FAILED", f"the volume does not become {option}")
-
-    @staticmethod
-    def _mount_words(*words: str) -> bool:
-        path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-        program = shutil.which(words[0], path=path)
-        if program is None:
-            return False
-        done = subprocess.run([program, *words[1:]], capture_output=True, check=False)
-        return done.returncode == 0
+    def remount(self, folder: Path, option: str) -> None:
+        """Change a volume: `ro`, `rw`, or another size such as `size=400m`; raises Bug DRILL_MOUNT_FAILED."""
+        if not _run_quietly("mount", "-o", f"remount,{option}", str(folder)):
+            raise Bug("DRILL_MOUNT_FAILED", f"{folder} does not become {option}")
 
 
-def first_line(text: Sequence[str]) -> str:
-    """Return the first line that says something."""
-    return next((line.strip() for line in text if line.strip()), "")
+def _run_quietly(*words: str) -> bool:
+    program = shutil.which(words[0], path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if program is None:
+        return False
+    return subprocess.run([program, *words[1:]], capture_output=True, check=False).returncode == 0

@@ -16,7 +16,7 @@ from korrigo.drills.scratch import Scratch
 from korrigo_kit.errors import Bug
 
 # Copies imported beforehand; a drill that needs another one makes it.
-COPIES = 24
+COPIES = 36
 _PATIENCE_SECONDS = 30.0
 
 
@@ -27,6 +27,8 @@ class Stage:
         self.scratch = scratch
         self.admin = scratch.desk()
         self._numbers = itertools.count(1)
+        # What changes the audit trail needs a second administrator's word.
+        self.second_admin = self._account("admin")
         # Two people for one pile: they can be in each other's way.
         self.markers = [self._account("marker") for _ in range(2)]
         ids = [str(marker.ok("GET", "/api/me")["id"]) for marker in self.markers]
@@ -75,5 +77,5 @@ class Stage:
 
     def close(self) -> None:
         """End the sessions."""
-        for desk in (self.admin, *self.markers):
+        for desk in (self.admin, self.second_admin, *self.markers):
             desk.close()

@@ -9,7 +9,7 @@ from typing import Any
 from korrigo.drills.drill import Drill
 from korrigo.drills.engine import Result
 
-_HEADS = ("SCENARIO", "CAUSE", "EXPECTED ALERT", "DETECTED", "DOCTOR'S FIRST CAUSE", "HEALED", "ENDED", "VERDICT")
+_HEADS = ("SCENARIO", "CAUSE", "EXPECTED ALERT", "DETECTED", "DOCTOR'S FIRST CAUSE", "HEALED", "ALERT ENDED", "VERDICT")
 
 
 def declared(kinds: Sequence[type[Drill]]) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def declared(kinds: Sequence[type[Drill]]) -> list[dict[str, Any]]:
             "what": kind.what,
             "expects": list(kind.expects) or ["none"],
             "also": list(kind.also),
-            "page": kind.page,
+            "pages": list(kind.pages),
         }
         for kind in kinds
     ]

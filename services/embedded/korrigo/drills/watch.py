@@ -188,73 +188,67 @@ def _free_port() -> int:
 
 
 class Watch:
-    """The whole alerting of one instance; `shipped` and `fast` exchange the rules."""
+    """The whole alerting of one instance, under the shipped rules or under the divided ones."""
 
     def __init__(self, folder: Path, product_url: str, token_file: Path) -> None:
         self._folder = folder
-        self._target = product_url.removeprefix("http://")
-        self.inbox = Inbox(folder / "notifications.jsonl")
+        self._product_url = product_url
+        self._token_file = token_file
         self._programs: list[Program] = []
-        self._prometheus: Program | None = None
-        self._ports = [_free_port(), _free_port()]
-        slack = folder / "slack-webhook"
-        slack.write_text(f"{self.inbox.url}/slack")
-        config = rules.alertmanager(
-            product=product_url, receiver=self.inbox.url, token_file=token_file, slack_file=slack
-        )
-        (folder / "alertmanager.json").write_text(json.dumps(config))
-        words = [
-            f"--config.file={folder / 'alertmanager.json'}",
-            f"--storage.path={folder / 'alertmanager'}",
-            f"--web.listen-address={self._alertmanager}",
-            "--cluster.listen-address=",
-        ]
-        ready = f"http://{self._alertmanager}/-/ready"
-        self._programs.append(
-            Program(("prometheus-alertmanager", "alertmanager"), words, folder / "alertmanager.log", ready)
-        )
-
-    @property
-    def _alertmanager(self) -> str:
-        return f"127.0.0.1:{self._ports[0]}"
+        self.inbox = Inbox(folder / "notifications.jsonl")
 
     def look(self, *, is_fast: bool) -> None:
-        """Start Prometheus with the shipped rules, or with the divided ones; the one that ran is ended first."""
+        """Start Alertmanager and Prometheus, with nothing remembered; those that ran are ended first."""
         self.look_away()
-        kind = "fast" if is_fast else "shipped"
-        folder = self._folder / kind
-        folder.mkdir()
+        folder = self._folder / ("fast" if is_fast else "shipped")
+        (folder / "rules").mkdir(parents=True)
+        alertmanager = self._start_alertmanager(folder)
         for name, file in rules.shipped().items():
             text = json.dumps(rules.faster_rules(file) if is_fast else file)
-            (folder / f"{Path(name).stem}.json").write_text(text)
+            (folder / "rules" / f"{Path(name).stem}.json").write_text(text)
         config = rules.prometheus(
-            target=self._target, alertmanager=self._alertmanager, rules=folder, is_fast=is_fast
+            target=self._product_url.removeprefix("http://"),
+            alertmanager=alertmanager,
+            rules=folder / "rules",
+            is_fast=is_fast,
         )
-        path = self._folder / f"prometheus-{kind}.json"
-        path.write_text(json.dumps(config))
-        address = f"127.0.0.1:{self._ports[1]}"
+        (folder / "prometheus.json").write_text(json.dumps(config))
+        address = f"127.0.0.1:{_free_port()}"
         words = [
-            f"--config.file={path}",
-            f"--storage.tsdb.path={self._folder / f'tsdb-{kind}'}",
+            f"--config.file={folder / 'prometheus.json'}",
+            f"--storage.tsdb.path={folder / 'prometheus'}",
             f"--web.listen-address={address}",
             # Prometheus tells again what fires once a minute; a divided minute.
             f"--rules.alert.resend-delay={rules.faster('1m') if is_fast else '1m'}",
         ]
-        self._prometheus = Program(
-            ("prometheus",), words, self._folder / f"prometheus-{kind}.log", f"http://{address}/-/ready"
+        self._programs.append(Program(("prometheus",), words, folder / "prometheus.log", f"http://{address}/-/ready"))
+
+    def _start_alertmanager(self, folder: Path) -> str:
+        slack = folder / "slack-webhook"
+        slack.write_text(f"{self.inbox.url}/slack")
+        config = rules.alertmanager(
+            product=self._product_url, receiver=self.inbox.url, token_file=self._token_file, slack_file=slack
         )
+        (folder / "alertmanager.json").write_text(json.dumps(config))
+        address = f"127.0.0.1:{_free_port()}"
+        words = [
+            f"--config.file={folder / 'alertmanager.json'}",
+            f"--storage.path={folder / 'alertmanager'}",
+            f"--web.listen-address={address}",
+            "--cluster.listen-address=",
+        ]
+        names = ("prometheus-alertmanager", "alertmanager")
+        self._programs.append(Program(names, words, folder / "alertmanager.log", f"http://{address}/-/ready"))
+        return address
 
     def look_away(self) -> None:
-        """End Prometheus."""
-        if self._prometheus is not None:
-            self._prometheus.stop()
-            self._prometheus = None
+        """End both."""
+        while self._programs:
+            self._programs.pop().stop()
 
     def close(self) -> None:
         """End everything."""
         self.look_away()
-        for program in self._programs:
-            program.stop()
         self.inbox.close()
 
 

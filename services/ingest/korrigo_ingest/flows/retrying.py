@@ -1,13 +1,15 @@
 """Imports that ended badly are tried again, and imports that stand still are rung again.
 
-Started by `korrigo retry_failed_tasks` and `korrigo recover_stuck_copies`. A scan that was REJECTED is not retried:
-the document itself was refused, and would be again.
+Started by `korrigo retry_failed_tasks` and `korrigo recover_stuck_copies`. A scan that was REJECTED is not retried: the
+document itself was refused, and would be again. But for one that ran out of time (its job is QUARANTINED): a machine
+that is less busy may get through it, and until somebody asks for that its copies count as stuck.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from korrigo_ingest import events
 from korrigo_kit import jobs
@@ -19,6 +21,10 @@ from korrigo_kit.room import Runtime
 _SCAN = (
     "s.id::text AS id, s.exam_id::text AS exam_id, s.state, s.error_reason, s.job_id::text AS job_id, j.state"
     " AS job_state, s.updated_at FROM scans s JOIN jobs j ON j.id = s.job_id"
+)
+
+_RETRIABLE = (
+    "(s.state = 'FAILED' AND j.state IN ('FAILED', 'QUARANTINED') OR s.state = 'REJECTED' AND j.state = 'QUARANTINED')"
 )
 
 
@@ -34,12 +40,17 @@ class Import:
     job_state: str
     updated_at: datetime
 
+    @property
+    def may_be_retried(self) -> bool:
+        """Tell whether the import ended badly, and not for good."""
+        return self.state == "FAILED" or (self.state == "REJECTED" and self.job_state == "QUARANTINED")
+
 
 def failed(rt: Runtime, since: datetime | None) -> list[Import]:
     """List the imports that failed, oldest first; with `since` only those that ended later."""
     with rt.db.transaction() as tx:
         rows = tx.all(
-            f"SELECT {_SCAN} WHERE s.state = 'FAILED' AND j.state IN ('FAILED', 'QUARANTINED')"
+            f"SELECT {_SCAN} WHERE {_RETRIABLE}"
             " AND (%(since)s::timestamptz IS NULL OR s.finished_at >= %(since)s) ORDER BY s.finished_at",
             {"since": since},
         )
@@ -70,7 +81,7 @@ def open_ones(rt: Runtime, exam_id: str | None) -> list[Import]:
     """List the imports, of one exam or of all, that failed or have waited for a minute, oldest first."""
     with rt.db.transaction() as tx:
         rows = tx.all(
-            f"SELECT {_SCAN} WHERE (s.state = 'FAILED' AND j.state IN ('FAILED', 'QUARANTINED')"
+            f"SELECT {_SCAN} WHERE ({_RETRIABLE}"
             "   OR s.state IN ('RECEIVED', 'RUNNING') AND j.state = 'READY'"
             "   AND j.created_at < clock_timestamp() - make_interval(secs => %(after)s))"
             " AND (%(exam)s::uuid IS NULL OR s.exam_id = %(exam)s::uuid) ORDER BY s.updated_at, s.id",
@@ -83,7 +94,7 @@ def retry(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> None:
     """Have a failed import done again with fresh counters; raises NotFound and StateConflict (NOTHING_TO_RETRY)."""
     with rt.db.transaction(actor=actor_id) as tx:
         scan = _held(tx, scan_id)
-        if scan["state"] != "FAILED" or not jobs.retry(tx, scan["job_id"]):
+        if not Import(**scan).may_be_retried or not jobs.retry(tx, scan["job_id"]):
             raise StateConflict("NOTHING_TO_RETRY", f"the import is {scan['state']}, it did not fail")
         tx.run(
             "UPDATE scans SET state = 'RECEIVED', error_reason = NULL, error_message = NULL, finished_at = NULL,"
@@ -103,7 +114,7 @@ def ring(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> bool:
     return True
 
 
-def _held(tx: Tx, scan_id: str) -> dict[str, str]:
+def _held(tx: Tx, scan_id: str) -> dict[str, Any]:
     scan = tx.one(f"SELECT {_SCAN} WHERE s.id = %s FOR UPDATE OF s", (scan_id,))
     if scan is None:
         raise NotFound("SCAN_NOT_FOUND", "there is no such scan")

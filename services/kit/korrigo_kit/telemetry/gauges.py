@@ -6,6 +6,7 @@ Where the database is away only what needs none is told, `grading_db_up` above a
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -20,15 +21,20 @@ from prometheus_client.core import Metric
 
 from korrigo_kit import queues, stuck
 from korrigo_kit.credentials import database_roles
+from korrigo_kit.errors import KorrigoError
 from korrigo_kit.parts import SWEPT
 from korrigo_kit.telemetry.metrics import CachedGauges, GaugeSource, gauge
 
 if TYPE_CHECKING:
     from korrigo_kit.room import Runtime
 
+log = logging.getLogger("korrigo.metrics")
+
 JOB_STATES = ("READY", "RUNNING", "DONE", "FAILED", "QUARANTINED", "CANCELLED")
 CONNECTION_STATES = ("active", "idle", "idle_in_transaction")
 _STARTED = time.time()
+# A refusal comes at once; a server that says nothing is asked only once, because a scrape waits.
+_REFUSED_SECONDS = 0.5
 
 db_up = gauge("grading_db_up", "1 while the database answers this process.")
 broker_up = gauge("grading_broker_up", "1 while the broker answers this process.")
@@ -80,7 +86,7 @@ def collectors(runtimes: Mapping[str, Runtime], cache_seconds: float) -> list[Ca
         lambda: _workers(rooms),
         lambda: _jobs(rooms),
         lambda: _stuck(rooms),
-        lambda: _sweeps(rooms),
+        _Sweeps(rooms).read,
         lambda: _outbox(rooms),
         *(source for rt in rooms for source in rt.room.gauges(rt)),
     ]
@@ -92,14 +98,23 @@ class _Guard:
     """Looks at the database first, so that a scrape waits for one failed connection and not for twenty."""
 
     def __init__(self, rooms: Sequence[Runtime]) -> None:
-        self._room = rooms[0]
+        self._rooms = rooms
         self._is_up = False
 
     def read(self) -> Iterable[Metric]:
-        found = _look(self._room)
+        found = self._look()
         self._is_up = found is not None
         yield db_up.value(1.0 if found is not None else 0.0)
         yield from found or ()
+
+    def _look(self) -> list[Metric] | None:
+        """Look as the first room that is let in; one role that is refused is no dead database."""
+        began = time.monotonic()
+        for room in self._rooms:
+            found = _look(room)
+            if found is not None or time.monotonic() - began > _REFUSED_SECONDS:
+                return found
+        return None
 
     def unless_down(self, source: GaugeSource) -> GaugeSource:
         return lambda: source() if self._is_up else ()
@@ -151,10 +166,14 @@ def _queues(rt: Runtime) -> list[str]:
 
 
 def _each(rooms: Sequence[Runtime], sql: str, *values: object) -> list[tuple[Runtime, list[dict[str, Any]]]]:
+    """Ask every room; one that cannot be asked is left out and takes nothing from the others."""
     answers = []
     for rt in rooms:
-        with rt.db.transaction() as tx:
-            answers.append((rt, tx.all(sql, values)))
+        try:
+            with rt.db.transaction() as tx:
+                answers.append((rt, tx.all(sql, values)))
+        except KorrigoError as error:
+            log.warning("gauges of %s left out: %s", rt.name, error.reason, extra={"reason": error.reason})
     return answers
 
 
@@ -182,13 +201,30 @@ def _jobs(rooms: Sequence[Runtime]) -> Iterable[Metric]:
 
 
 def _stuck(rooms: Sequence[Runtime]) -> Iterable[Metric]:
-    yield stuck_copies.family(stuck.count(item for rt in rooms for item in rt.room.stuck(rt)))
+    yield stuck_copies.family(stuck.count(item for rt in rooms for item in _stuck_of(rt)))
 
 
-def _sweeps(rooms: Sequence[Runtime]) -> Iterable[Metric]:
-    # A room that was never swept counts from the start of this process.
-    sql = "SELECT extract(epoch FROM max(beat_at))::float8 AS at FROM heartbeats WHERE name = %s"
-    yield sweep_at.value(min(rows[0]["at"] or _STARTED for _, rows in _each(rooms, sql, SWEPT)))
+def _stuck_of(rt: Runtime) -> Sequence[stuck.Stuck]:
+    try:
+        return rt.room.stuck(rt)
+    except KorrigoError as error:
+        log.warning("gauges of %s left out: %s", rt.name, error.reason, extra={"reason": error.reason})
+        return ()
+
+
+class _Sweeps:
+    """When each room was swept last. A room that cannot be asked is not swept either: what was seen last counts on."""
+
+    def __init__(self, rooms: Sequence[Runtime]) -> None:
+        self._rooms = rooms
+        # A room that was never swept counts from the start of this process.
+        self._seen = {rt.name: _STARTED for rt in rooms}
+
+    def read(self) -> Iterable[Metric]:
+        sql = "SELECT extract(epoch FROM max(beat_at))::float8 AS at FROM heartbeats WHERE name = %s"
+        for rt, rows in _each(self._rooms, sql, SWEPT):
+            self._seen[rt.name] = rows[0]["at"] or _STARTED
+        yield sweep_at.value(min(self._seen.values()))
 
 
 def _outbox(rooms: Sequence[Runtime]) -> Iterable[Metric]:
@@ -196,7 +232,7 @@ def _outbox(rooms: Sequence[Runtime]) -> Iterable[Metric]:
         "SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS age"
         " FROM outbox WHERE sent_at IS NULL"
     )
-    yield outbox_oldest_seconds.value(max(rows[0]["age"] for _, rows in _each(rooms, sql)))
+    yield outbox_oldest_seconds.value(max((rows[0]["age"] for _, rows in _each(rooms, sql)), default=0.0))
 
 
 def machine(rooms: Sequence[Runtime]) -> Iterable[Metric]:
