@@ -111,7 +111,13 @@ def write_certificates(plan: Plan) -> None:
         authority.sign_client(name, user, groups)
     authority.sign_server("apiserver", API_NAMES, ("127.0.0.1", NODE_ADDRESS, API_SERVICE_ADDRESS))
     authority.sign_server("kubelet-server", (NODE,), ("127.0.0.1", NODE_ADDRESS))
-    _write_key(plan.pki / "service-accounts.key", ec.generate_private_key(ec.SECP256R1()))
+    key = ec.generate_private_key(ec.SECP256R1())
+    _write_key(plan.pki / "service-accounts.key", key)
+    # the API server reads no public key out of a PKCS 8 private one
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    (plan.pki / "service-accounts.pub").write_bytes(public)
 
 
 def write_kubeconfigs(plan: Plan, outside_port: int) -> None:

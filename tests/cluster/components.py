@@ -74,7 +74,7 @@ def _api_server(plan: Plan) -> Component:
     argv += ["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true"]
     argv += [f"--client-ca-file={pki}/ca.crt", f"--tls-cert-file={pki}/apiserver.crt"]
     argv += [f"--tls-private-key-file={pki}/apiserver.key", f"--cert-dir={plan.data}/apiserver"]
-    argv += [f"--service-account-issuer={ISSUER}", f"--service-account-key-file={pki}/service-accounts.key"]
+    argv += [f"--service-account-issuer={ISSUER}", f"--service-account-key-file={pki}/service-accounts.pub"]
     argv += [f"--service-account-signing-key-file={pki}/service-accounts.key"]
     # without the address type, logs and exec ask for the node's name, which no DNS knows
     argv += ["--kubelet-preferred-address-types=InternalIP", f"--kubelet-certificate-authority={pki}/ca.crt"]
