@@ -91,6 +91,22 @@ def test_a_group_fires_ends_and_fires_anew(room: GradingRoom) -> None:
     assert [one["id"] for one in listed(eye, cursor=page["next_cursor"])] == [first["group_id"]]
 
 
+def test_an_alert_that_came_back_between_two_notifications_ends_once(room: GradingRoom) -> None:
+    """Alertmanager tells the end under the later beginning only; the earlier one must not fire for ever."""
+    admin = room.log_in()
+    first = post(admin, alert("ImportStuck", copy="1"))
+    end = "2026-01-12T03:30:00Z"
+    later = alert("ImportStuck", copy="1", start="2026-01-12T03:20:00Z", end=end)
+    assert post(admin, later)["group_id"] == first["group_id"]
+    (group,) = listed(admin)
+    assert (group["status"], group["ended_at"]) == ("resolved", "2026-01-12T03:30:00.000000Z")
+    ends = ["2026-01-12T03:20:00.000000Z", "2026-01-12T03:30:00.000000Z"]
+    assert [one["ended_at"] for one in group["alerts"]] == ends
+    # the earlier one, told late once more, revives nothing
+    post(admin, alert("ImportStuck", copy="1"))
+    assert listed(admin, status="firing") == []
+
+
 def test_an_alert_that_began_while_we_were_down_is_kept_by_its_end(room: GradingRoom) -> None:
     admin = room.log_in()
     post(admin, alert("DatabaseDown", end="2026-01-12T03:15:00Z"), key="DatabaseDown")

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from korrigo_kit.db import Database, Tx
-from korrigo_kit.errors import Forbidden, Unauthenticated
+from korrigo_kit.errors import Forbidden, KorrigoError, Unauthenticated
 from korrigo_kit.settings import AuthSettings, RpcSettings, SettingsError, Watched
 
 AUDIENCE = "korrigo"
@@ -188,21 +188,32 @@ def _until(text: str | None) -> datetime | None:
 class RevokedSessions:
     """The sessions that a process refuses, read from its rooms' tables at most every half second.
 
-    Whatever one of its rooms knows holds for all of them: where grading is among them, no event need have come.
+    Whatever one of its rooms knows holds for all of them: where grading is among them, no event need have come. A room
+    that cannot be asked takes nothing from the others: what it said last counts on, and events bring what is new to
+    the rest. When none can be asked nobody is let in.
     """
 
     def __init__(self, databases: Sequence[Database]) -> None:
-        self._databases = databases
         self._lock = threading.Lock()
-        self._ids: frozenset[str] = frozenset()
+        self._ids: dict[Database, frozenset[str]] = {database: frozenset() for database in databases}
         self._read_at = -1e9
 
     def __contains__(self, session_id: str) -> bool:
         with self._lock:
             if time.monotonic() - self._read_at > REVOKED_CACHE_SECONDS:
-                self._ids = frozenset(found for database in self._databases for found in _refused(database))
+                self._read()
                 self._read_at = time.monotonic()
-            return session_id in self._ids
+            return any(session_id in ids for ids in self._ids.values())
+
+    def _read(self) -> None:
+        silent: list[KorrigoError] = []
+        for database in self._ids:
+            try:
+                self._ids[database] = frozenset(_refused(database))
+            except KorrigoError as error:
+                silent.append(error)
+        if len(silent) == len(self._ids):
+            raise silent[-1]
 
 
 def _refused(database: Database) -> list[str]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from korrigo.doctor import postgres
-from korrigo.doctor.causes import LIKELY, SEEN, Cause, Found, Remedy, size, span
+from korrigo.doctor.causes import LIKELY, POSSIBLE, SEEN, Cause, Found, Remedy, size, span
 from korrigo.doctor.patient import Patient
 
 # Thresholds of operations.md 2 (MemoryPressure, DatabaseConnectionsHigh, QueueBacklog).
@@ -61,21 +61,28 @@ SELECT count(*) FILTER (WHERE state = 'READY' AND not_before <= clock_timestamp(
            AND not_before <= clock_timestamp())), 0)::float8 AS oldest,
        count(*) FILTER (WHERE state = 'DONE' AND finished_at > clock_timestamp() - interval '2 minutes') / 2.0
            AS per_minute,
+       count(*) FILTER (WHERE created_at > clock_timestamp() - interval '1 minute') AS came,
+       count(*) FILTER (WHERE state = 'DONE' AND finished_at > clock_timestamp() - interval '1 minute') AS went,
        count(*) FILTER (WHERE state = 'RUNNING') AS running
 FROM jobs
 """
 
 
 def queue_backlog(patient: Patient) -> Found | None:
-    """Find a queue that grows faster than it is worked off; a batch that drains within half an hour is no trouble."""
+    """Find a queue that more comes into than goes out of, or that takes more than half an hour to drain."""
     for room in ("ingest", "render"):
         row = patient.row(_QUEUE, room=room)
         due, oldest, per_minute = row["due"], row["oldest"], float(row["per_minute"])
         is_draining = per_minute > 0 and due / per_minute <= _ETA_MINUTES
-        if is_draining or (due <= _BACKLOG and oldest <= _WAITS_SECONDS):
+        # However quick they are: as long as more come than go, the queue has no end.
+        is_growing = due > _BACKLOG and row["came"] > row["went"]
+        if (is_draining and not is_growing) or (due <= _BACKLOG and oldest <= _WAITS_SECONDS):
             continue
         pace = f"{row['running']} run, {per_minute:g} were done per minute lately"
         evidence = f"{room}: {due} jobs are due, the first for {span(oldest)}; {pace}"
+        if is_draining:
+            evidence += f"; {row['came']} came within the last minute and {row['went']} went"
+            return Found(POSSIBLE + 0.1, (evidence,), {"room": room})
         return Found(LIKELY + (0.12 if due > 2 * _BACKLOG else 0.05), (evidence,), {"room": room})
     return None
 

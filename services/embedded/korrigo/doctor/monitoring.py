@@ -46,16 +46,17 @@ SELECT extract(epoch FROM clock_timestamp() - (SELECT beat_at FROM heartbeats WH
 def _sweeper_stale(patient: Patient) -> Found | None:
     found = {room: patient.row(_SWEPT, room=room) for room in NAMES}
     stale = {room: row for room, row in found.items() if row["swept"] is None or row["swept"] > _SWEEP_SECONDS}
-    if not stale:
+    is_child_ill = bool(patient.is_up) and "sweeper" in patient.children and not patient.is_child_well("sweeper")
+    if not stale and not is_child_ill:
         return None
     evidence = []
     for room, row in stale.items():
         last = "never" if row["swept"] is None else f"{span(row['swept'])} ago"
         comes = row["came"] is not None and row["came"] <= _SWEEP_SECONDS
         evidence.append(f"{room}: last swept well {last}" + ("; it comes round and fails" if comes else ""))
-    if patient.is_up and not patient.is_child_well("sweeper"):
+    if is_child_ill:
         evidence.append("the sweeper process of `korrigo up` is dead or stopped")
-    values = {"room": next(iter(stale)), "pid": str(patient.children.get("sweeper", "PID"))}
+    values = {"room": next(iter(stale), "grading"), "pid": str(patient.children.get("sweeper", "PID"))}
     return Found(SEEN + 0.04, tuple(evidence), values)
 
 

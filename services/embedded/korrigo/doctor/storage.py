@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from korrigo.doctor.causes import LIKELY, SEEN, Blind, Cause, Found, Remedy, size, span
+from korrigo.doctor.causes import LIKELY, POSSIBLE, SEEN, Blind, Cause, Found, Remedy, size, span
 from korrigo.doctor.lines import quote
 from korrigo.doctor.patient import Patient, within
 from korrigo_kit.errors import KorrigoError, NotFound
@@ -18,6 +19,8 @@ _BACKUP_SECONDS = 26 * 3600
 _STORE_SECONDS = 8
 # So little is full, whatever share it is.
 _FULL_BYTES = 16 << 20
+# Younger lines about a lack of room are about now.
+_GOES_ON = timedelta(minutes=1)
 
 
 def _disk_full(patient: Patient) -> Found | None:
@@ -35,7 +38,8 @@ def _disk_full(patient: Patient) -> Found | None:
         return None
     # There is room again, or it is a disk that only the product's own processes see.
     text = f"{len(said)} times within 15 min there was no room"
-    return Found(LIKELY + 0.1, (text, *(quote(line) for line in said[-2:])))
+    goes_on = datetime.now(UTC) - said[-1]["at"] < _GOES_ON
+    return Found(LIKELY + 0.1 if goes_on else POSSIBLE, (text, *(quote(line) for line in said[-2:])))
 
 
 def _room(folder: Path) -> tuple[float, str]:

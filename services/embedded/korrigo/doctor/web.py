@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from korrigo.doctor.causes import CERTAIN, SEEN, Blind, Cause, Found, Remedy
 from korrigo.doctor.monitors import get
 from korrigo.doctor.patient import Patient
@@ -24,13 +26,15 @@ def room_down(patient: Patient) -> Found | None:
         evidence += _web_problem(patient.url)
     elif blind:
         raise Blind(f"{blind}, nor KORRIGO_HTTP__PUBLIC_URL that of the product")
+    locked_out = _locked_out(patient)
+    evidence += [f"{name} does not get into the database, which answers others" for name in locked_out]
     if patient.is_up and not patient.is_child_well("api"):
         evidence.append("the api process of `korrigo up` is dead or stopped")
     if evidence and patient.restarts.get("api"):
         evidence.append(f"`korrigo up` has started it again {patient.restarts['api']} times")
     if not evidence:
         return None
-    values = {"room": silent[0] if silent else "grading", "pid": str(patient.children.get("api", "PID"))}
+    values = {"room": next(iter([*silent, *locked_out]), "grading"), "pid": str(patient.children.get("api", "PID"))}
     return Found(SEEN + 0.09, tuple(evidence), values)
 
 
@@ -41,6 +45,18 @@ def _web_problem(url: str) -> list[str]:
     except OSError as error:
         return [f"{url} does not answer: {getattr(error, 'reason', None) or error}"]
     return [f"{url}/api/health/live answers {status}"] if status != 200 else []
+
+
+def _locked_out(patient: Patient) -> list[str]:
+    """List the rooms that live and do not get into the database, which answers others."""
+    if not patient.url or not patient.is_database_up:
+        return []
+    try:
+        _, body = get(f"{patient.url}/api/health")
+        checks = json.loads(body)["checks"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name, found in checks.items() if found.get("database") == "unavailable"]
 
 
 CAUSES = (

@@ -111,6 +111,14 @@ class Desk:
         """Lock a copy; return the token."""
         return str(self.ok("POST", f"/api/copies/{copy_id}/lock", json=wish)["token"])
 
+    def beat(self, copy_id: str, token: str) -> None:
+        """Keep a lock, as an open page does."""
+        self.send("POST", f"/api/copies/{copy_id}/lock/heartbeat", headers={"X-Lock-Token": token})
+
+    def unlock(self, copy_id: str, token: str) -> None:
+        """Give a lock back, should it still be held."""
+        self.send("DELETE", f"/api/copies/{copy_id}/lock", headers={"X-Lock-Token": token})
+
     def annotate(self, copy_id: str, token: str, **fields: Any) -> httpx.Response:
         """Write an annotation."""
         body = {"page_index": 0, "x": 0.1, "y": 0.3, "w": 0.4, "h": 0.05, "type": "COMMENT", "content": "Seen."}

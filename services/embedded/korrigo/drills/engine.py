@@ -26,7 +26,10 @@ from korrigo_kit.errors import KorrigoError
 # From the last sign of a cause to Alertmanager's word that it is over: range, evaluation, group_interval, divided.
 RESOLVE_SECONDS = 120.0
 SELF_HEALING_SECONDS = 60.0
+# The error budget looks back for days, which are an hour here: it outlasts the drill that spent it.
+LOOKING_BACK = frozenset({"ErrorBudgetBurnFast", "ErrorBudgetBurnSlow"})
 _LOOK_SECONDS = 0.25
+_HEARD_SECONDS = 15.0
 _WATCHDOG_SECONDS = 60.0
 
 Say = Callable[[str], None]
@@ -239,7 +242,13 @@ class Engine:
         if report is None:
             return
         cause = f"{drill.cause}: {drill.what}"
-        done = self._stage.scratch.korrigo("incident", "close", result.incident, "--cause", cause, "--json")
+        deadline = time.monotonic() + _HEARD_SECONDS
+        while True:
+            done = self._stage.scratch.korrigo("incident", "close", result.incident, "--cause", cause, "--json")
+            # The product may hear of the end a moment after we did.
+            if not done.returncode or "ALERT_STILL_FIRING" not in done.stderr or time.monotonic() > deadline:
+                break
+            time.sleep(1.0)
         text = report.read_text(encoding="utf-8") if report.exists() else ""
         if done.returncode or drill.expects[0] not in text or cause not in text:
             result.problems.append(f"incident {result.incident} has no report: {(done.stderr or text)[-300:]}")
@@ -249,7 +258,7 @@ class Engine:
 
         def is_over() -> bool:
             fired = {told.name for told in inbox.episodes() if told.at >= running.began_at} & running.allowed
-            return all(inbox.resolved_at(name, running.began_at) is not None for name in fired)
+            return all(inbox.resolved_at(name, running.began_at) is not None for name in fired - LOOKING_BACK)
 
         if inbox.wait(is_over, RESOLVE_SECONDS):
             running.result.resolve_seconds = time.monotonic() - since
@@ -263,10 +272,17 @@ class Engine:
             if told.name == WATCHDOG or told.at < started:
                 continue
             present = [found for found in todo if _was_running(found, told)]
-            if any(told.name in found.allowed for found in present):
+            if any(told.name in found.allowed for found in present) or _looks_back(todo, told):
                 continue
             for found in present or todo[-1:]:
                 found.result.problems.append(f"wrong alert: {told.name} {_labels(told)}")
+
+
+def _looks_back(todo: Sequence[_Running], told: Told) -> bool:
+    """Tell whether an alert that looks back for days is about a drill before, which declared it."""
+    return told.name in LOOKING_BACK and any(
+        told.name in found.allowed and found.began_at and found.began_at <= told.at for found in todo
+    )
 
 
 def _was_running(found: _Running, told: Told) -> bool:

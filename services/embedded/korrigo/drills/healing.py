@@ -49,7 +49,7 @@ class ExpiredLock(Drill):
     def prepare(self) -> None:
         self._copy_id = self.stage.copy()
         token = self.stage.admin.marked(self._copy_id)
-        self.stage.admin.send("DELETE", f"/api/copies/{self._copy_id}/lock", headers={"X-Lock-Token": token})
+        self.stage.admin.unlock(self._copy_id, token)
         self._refused = 0
 
     def inject(self) -> None:

@@ -31,6 +31,11 @@ class _SlowWrites(Drill):
             time.sleep(number * self.stagger_seconds)
         self.stage.admin.annotate(self.copies[number], self.tokens[number])
 
+    def undo(self) -> None:
+        self.mend()
+        for copy_id, token in zip(self.copies, self.tokens, strict=False):
+            self.stage.admin.unlock(copy_id, token)
+
     def is_healed(self) -> bool:
         began = time.monotonic()
         answer = self.stage.admin.annotate(self.copies[0], self.tokens[0])
@@ -109,6 +114,7 @@ class LockContention(_SlowWrites):
     def undo(self) -> None:
         self._ended.set()
         self._holder.join(10)
+        super().undo()
 
 
 class QueueBacklog(Drill):

@@ -28,6 +28,9 @@ class _Conflicts(Drill):
     def is_healed(self) -> bool:
         return bool(self.marker.annotate(self.copy_id, self.token).is_success)
 
+    def undo(self) -> None:
+        self.marker.unlock(self.copy_id, self.token)
+
 
 class TokenMismatch(_Conflicts):
     """A page that was open since yesterday sends the token that it had then."""
@@ -37,6 +40,11 @@ class TokenMismatch(_Conflicts):
 
     def inject(self) -> None:
         self._right, self.token = self.token, "a-token-of-yesterday"
+
+    def press(self, number: int) -> None:
+        super().press(number)
+        # The other tab, which was opened today, is alive.
+        self.marker.beat(self.copy_id, self._right)
 
     def remedy(self) -> None:
         # Reloading the page gives it the token of its lock.
@@ -50,7 +58,7 @@ class HeartbeatLoss(_Conflicts):
     what = "a page's heartbeats do not arrive, and it saves after its lease has ended"
 
     def inject(self) -> None:
-        self.marker.send("DELETE", f"/api/copies/{self.copy_id}/lock", headers={"X-Lock-Token": self.token})
+        self.marker.unlock(self.copy_id, self.token)
 
     def press(self, number: int) -> None:
         self.token = self.marker.lock(self.copy_id, ttl_seconds=1)
@@ -124,7 +132,10 @@ class BrowserCrash(Drill):
         return {"COPY": self.copy_id, "REASON": "the browser is gone"}
 
     def is_healed(self) -> bool:
-        return bool(self.stage.markers[1].send("POST", f"/api/copies/{self.copy_id}/lock", json={}).is_success)
+        answer = self.stage.markers[1].send("POST", f"/api/copies/{self.copy_id}/lock", json={})
+        if answer.is_success:
+            self.stage.markers[1].unlock(self.copy_id, answer.json()["token"])
+        return bool(answer.is_success)
 
 
 DRILLS = (BrowserCrash, HeartbeatLoss, TokenMismatch, ConcurrentFinalize)

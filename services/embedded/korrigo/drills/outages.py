@@ -89,6 +89,8 @@ class WorkerDown(Drill):
     scenario = "import-stuck"
     what = "the worker hangs with everything that it started"
     expects = ("WorkersDown",)
+    # Copies are stuck and events do not reach the trail as long as nobody works.
+    also = ("ImportStuck", "FinalizationStuck", "AuditEventsMissing", "QueueBacklog")
     pages = ("workers-down",)
 
     def inject(self) -> None:
@@ -214,8 +216,8 @@ class BrokerDown(Drill):
 
 
 def _no_refusals(work: _Work) -> list[str]:
-    if not work.done:
-        return ["nobody did anything meanwhile"]
+    if not work.scans and not work.finalised:
+        return [f"nothing was accepted meanwhile; {work.refused[:1]}"]
     return [f"{len(work.refused)} of {work.done} actions failed, such as: {work.refused[0]}"] if work.refused else []
 
 

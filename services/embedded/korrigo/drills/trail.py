@@ -20,7 +20,7 @@ class MissingEvent(Drill):
     def prepare(self) -> None:
         self.copy_id = self.stage.copy()
         token = self.stage.admin.lock(self.copy_id)
-        self.stage.admin.send("DELETE", f"/api/copies/{self.copy_id}/lock", headers={"X-Lock-Token": token})
+        self.stage.admin.unlock(self.copy_id, token)
         wait_for("UNLOCK in the audit trail", lambda: "UNLOCK" in self._actions(), 15)
 
     def _actions(self) -> list[str]:

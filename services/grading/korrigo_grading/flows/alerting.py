@@ -80,6 +80,7 @@ def receive(rt: Runtime, caller: Principal, told: Notification) -> Heard:
                 continue
             known.add(alert.key)
             recorded += alerts.write(tx, group_id, alert)
+        alerts.end_earlier(tx, group_id)
         alerts.settle(tx, group_id, left_out)
     return Heard(group_id, recorded, len(kept) - recorded, ignored)
 

@@ -96,6 +96,22 @@ def write(tx: Tx, group_id: str, alert: Alert) -> bool:
     return row is not None
 
 
+def end_earlier(tx: Tx, group_id: str) -> None:
+    """End every alert that was followed by the same one: it cannot have fired on when that began.
+
+    Alertmanager tells an alert that ends and comes back between two notifications as one, and its end only under
+    the later beginning.
+    """
+    tx.run(
+        "UPDATE alerts a SET ended_at = l.next_at, end_heard_at = clock_timestamp() FROM ("
+        "   SELECT fingerprint, started_at, lead(started_at) OVER (PARTITION BY fingerprint ORDER BY started_at)"
+        "     AS next_at FROM alerts WHERE group_id = %(id)s) l"
+        " WHERE a.group_id = %(id)s AND a.fingerprint = l.fingerprint AND a.started_at = l.started_at"
+        " AND a.ended_at IS NULL AND l.next_at IS NOT NULL",
+        {"id": group_id},
+    )
+
+
 def known(tx: Tx, group_id: str) -> set[tuple[str, datetime]]:
     """Return the alerts of an episode."""
     rows = tx.all("SELECT fingerprint, started_at FROM alerts WHERE group_id = %s", (group_id,))

@@ -1,4 +1,4 @@
-"""One room that is locked out of the database takes only its own gauges along, and is told as not swept."""
+"""One room that is locked out of the database: it takes only its own gauges along, and sessions stay what they were."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from harness.processes import wait_for
 from harness.scrapes import Scrape
 from harness.servers import Postgres
 from korrigo_audit.room import ROOM as AUDIT
 from korrigo_ingest.room import ROOM as INGEST
+from korrigo_kit.auth import RevokedSessions, revoke
+from korrigo_kit.db import Database
+from korrigo_kit.errors import Unavailable
 from korrigo_kit.migrate import Plan, migrate
 from korrigo_kit.parts import SWEPT, beat
 from korrigo_kit.room import Process, Room
@@ -46,17 +50,17 @@ def process(postgres_server: Postgres, database: str, tmp_path: Path) -> Iterato
     made.close()
 
 
-def _lock_out(server: Postgres, database: str, room: Room) -> None:
-    """Let a room's role into this database no more; the role is the server's and stays as it is."""
+def _lock_out(server: Postgres, database: str, *out: Room) -> None:
+    """Let the roles of rooms into this database no more; the roles are the server's and stay as they are."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         name = sql.Identifier(database)
         connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
-        for other in ROOMS:
-            word = "REVOKE CONNECT ON DATABASE {} FROM {}" if other is room else "GRANT CONNECT ON DATABASE {} TO {}"
-            connection.execute(sql.SQL(word).format(name, sql.Identifier(f"korrigo_{other.name}")))
+        for room in ROOMS:
+            word = "REVOKE CONNECT ON DATABASE {} FROM {}" if room in out else "GRANT CONNECT ON DATABASE {} TO {}"
+            connection.execute(sql.SQL(word).format(name, sql.Identifier(f"korrigo_{room.name}")))
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename = %s",
-            (database, f"korrigo_{room.name}"),
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename = ANY(%s)",
+            (database, [f"korrigo_{room.name}" for room in out]),
         )
 
 
@@ -78,3 +82,26 @@ def test_the_others_are_told_and_the_sweep_grows_old(
         assert name in page.types, name
     named = {dict(labels)["queue"] for labels in page.of("grading_workers_ready")}
     assert {queue.partition(".")[2] for queue in named} == {other}
+
+
+def test_a_session_that_ended_stays_refused(process: Process, postgres_server: Postgres, database: str) -> None:
+    audit, ingest = process.runtimes["audit"].db, process.runtimes["ingest"].db
+    in_an_hour = int(time.time()) + 3600
+
+    def end(room: Database, session_id: str) -> None:
+        with room.transaction() as tx:
+            revoke(tx, session_id, in_an_hour)
+
+    end(audit, "told-to-audit")
+    revoked = RevokedSessions([ingest, audit])
+    assert "told-to-audit" in revoked and "nobody" not in revoked
+    _lock_out(postgres_server, database, AUDIT)
+    end(ingest, "told-to-ingest")
+    wait_for("the new one is refused", lambda: "told-to-ingest" in revoked, seconds=5)
+    assert "told-to-audit" in revoked and "nobody" not in revoked
+    _lock_out(postgres_server, database, AUDIT, INGEST)
+    deadline = time.monotonic() + 5
+    with pytest.raises(Unavailable):
+        while time.monotonic() < deadline:
+            assert "nobody" not in revoked
+            time.sleep(0.05)
