@@ -18,6 +18,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # Extra words for pytest: make test TESTS="tests/unit -k fence"
 TESTS ?=
 
+# Two processes for the tests that bear it, each with servers of its own: make test SIDE_BY_SIDE="-n 2". Not the default
+# before three whole runs of it in a row have passed.
+SIDE_BY_SIDE ?=
+
 # Debian packages that tests drive as real parts: the broker, second opinions on every PDF, what reads the alerts,
 # what the Kubernetes of the tests is built against and calls.
 TEST_PROGRAMS := rabbitmq-server:rabbitmq-server qpdf:qpdf pdftotext:poppler-utils strace:strace npm:npm \
@@ -91,7 +95,13 @@ $(VENV)/.dev: $(VENV)/.embedded requirements/dev.lock
 # ------------------------------------------------------------------------------------------ tests and checks
 .PHONY: test
 test: check ## Install what tests need, run every check and every test at its CI size
+ifeq ($(SIDE_BY_SIDE),)
 	@$(BIN)/python -m pytest $(TESTS)
+else
+	@status=0; note() { [ $$1 = 5 ] || status=$$1; }; : '5: none of the tests asked for is of this kind'; \
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(TESTS) || note $$?; \
+	$(BIN)/python -m pytest -m alone $(TESTS) || note $$?; exit $$status
+endif
 
 .PHONY: check
 check: test-setup lint types imports drift buf ## Run every check that is not a test

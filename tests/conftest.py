@@ -8,6 +8,7 @@ skipped there too says so with `@pytest.mark.allowed_skip("why")`.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,22 @@ def _folder_rank(item: pytest.Item) -> int:
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run folder by folder, from the quickest to the longest."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Run folder by folder, from the quickest to the longest; what kills at random runs alone."""
+    for item in items:
+        if _folder_rank(item) == ORDER.index("chaos"):
+            item.add_marker(pytest.mark.alone)
+    yield
     items.sort(key=_folder_rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share tests out by file, whatever --dist says."""
+    from harness import side_by_side
+
+    return side_by_side.scheduler(config, log)
 
 
 class SkipGuard:

@@ -59,7 +59,7 @@ def test_a_hang_fails_one_test(tmp_path: Path, request: pytest.FixtureRequest) -
     assert "4 failed, 1 passed" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("words", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "side by side"])
+@pytest.mark.parametrize("words", [(), ("-n", "2")], ids=["alone", "side by side"])
 def test_no_skip_passes_unseen_in_ci(tmp_path: Path, words: tuple[str, ...]) -> None:
     for name, text in SKIPS.items():
         (tmp_path / name).write_text(text)
