@@ -173,7 +173,7 @@ def test_a_wiped_broker_loses_nothing(toy: Toy, request: pytest.FixtureRequest) 
     wait_until(lambda: toy.count("jobs WHERE rung_at IS NOT NULL") == 20, 20)
     _wipe(toy, request)
     toy.start("work")
-    wait_until(lambda: toy.count("done") == 20, 90)
+    wait_until(lambda: toy.count("done") == 20, 180)
     wait_until(lambda: toy.count("heard") == 20, 30)
 
 
