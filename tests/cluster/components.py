@@ -209,7 +209,6 @@ def _kubelet_configuration(plan: Plan) -> dict[str, Any]:
         "enforceNodeAllocatable": [],
         "oomScoreAdj": 0,
         "makeIPTablesUtilChains": False,
-        "featureGates": {"KubeletInUserNamespace": True},
         # a full disk is a test of the product, not of kubelet
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,

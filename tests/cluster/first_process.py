@@ -21,9 +21,17 @@ from typing import Any
 
 from cluster.plan import NODE, NODE_NETWORK
 
-_MS_BIND, _MS_REC, _MS_REMOUNT, _MS_RDONLY = 4096, 16384, 32, 1
-_MS_SHARED, _MS_NOSUID, _MS_NODEV = 1 << 20, 2, 4
+_MS_BIND, _MS_REC, _MS_SHARED, _MS_NOSUID, _MS_NODEV = 4096, 16384, 1 << 20, 2, 4
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# kubelet sets these at its start, for the whole machine, and gives up when it may not: it gets files that look like them
+KERNEL_SETTINGS = (
+    "/proc/sys/kernel/panic",
+    "/proc/sys/kernel/panic_on_oops",
+    "/proc/sys/kernel/keys/root_maxkeys",
+    "/proc/sys/kernel/keys/root_maxbytes",
+    "/proc/sys/vm/overcommit_memory",
+    "/proc/sys/vm/panic_on_oom",
+)
 # a component that ends is started again after this pause, doubled up to the longest
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 4.0
 # running this long counts as having worked: the next pause is short again
@@ -45,9 +53,10 @@ def prepare_mounts(folder: Path) -> None:
     logs = folder / "data" / "var-log"
     logs.mkdir(exist_ok=True)
     _mount(str(logs), "/var/log", None, _MS_BIND)
-    for settings in ("/proc/sys/kernel", "/proc/sys/vm"):
-        _mount(settings, settings, None, _MS_BIND)
-        _mount(settings, settings, None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY)
+    for number, setting in enumerate(KERNEL_SETTINGS):
+        kept = folder / "data" / f"kernel-setting-{number}"
+        kept.write_text(Path(setting).read_text())
+        _mount(str(kept), setting, None, _MS_BIND)
     # volumes that propagate need it
     _mount("none", "/", None, _MS_SHARED | _MS_REC)
 

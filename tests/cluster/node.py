@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -114,17 +115,26 @@ class Node:
 
     def _wait_ready(self) -> None:
         try:
-            wait_for("the API server", lambda: self.kubectl("get", "--raw", "/readyz") == "ok", seconds=120)
+            self._wait("the API server", lambda: self.kubectl("get", "--raw", "/readyz") == "ok", seconds=120)
             self.kubectl("apply", "-f", str(MANIFESTS / "dns.yaml"))
-            wait_for("containerd", self.plan.containerd_socket.exists, seconds=60)
+            self._wait("containerd", self.plan.containerd_socket.exists, seconds=60)
             self._load_own_images()
             condition = '{.status.conditions[?(@.type=="Ready")].status}'
             ready = ("get", "node", NODE, "-o", f"jsonpath={condition}")
-            wait_for("the node", lambda: self.kubectl(*ready) == "True", seconds=120)
+            self._wait("the node", lambda: self.kubectl(*ready) == "True", seconds=120)
             # pods are refused until their namespace has one
-            wait_for("a service account", lambda: self.kubectl("get", "serviceaccount", "default"), seconds=60)
+            found = ("get", "serviceaccount", "default", "-o", "name")
+            self._wait("a service account", lambda: self.kubectl(*found) != "", seconds=60)
         except NotReady as error:
             raise NotReady(f"{error}\n{self.log_tails()}") from None
+
+    def _wait(self, what: str, check: Callable[[], bool], *, seconds: float) -> None:
+        def checked() -> bool:
+            if self.first_pid() is None:
+                raise NotReady(f"{what}: the cluster's first process ended")
+            return check()
+
+        wait_for(what, checked, seconds=seconds)
 
     def _load_own_images(self) -> None:
         for program, name, user in (("pause", PAUSE_IMAGE, "65535:65535"), ("probe", PROBE_IMAGE, "65532:65532")):
