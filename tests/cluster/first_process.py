@@ -23,7 +23,7 @@ from cluster.plan import NODE, NODE_NETWORK
 
 _MS_BIND, _MS_REC, _MS_SHARED, _MS_NOSUID, _MS_NODEV = 4096, 16384, 1 << 20, 2, 4
 _LIBC = ctypes.CDLL(None, use_errno=True)
-# kubelet sets these at its start, for the whole machine, and gives up when it may not: it gets files that look like them
+# kubelet sets these for the whole machine at its start, and gives up when it may not: it gets files that look like them
 KERNEL_SETTINGS = (
     "/proc/sys/kernel/panic",
     "/proc/sys/kernel/panic_on_oops",
