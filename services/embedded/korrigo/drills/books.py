@@ -43,10 +43,7 @@ class Book:
         script = "\n".join([preamble, *blocks(page, "Mitigation")])
         env = self._scratch.env | {"BASE": self._scratch.url, "TOKEN": self._token, **environment}
         try:
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", script],
-                env=env, cwd=self._scratch.folder, capture_output=True, text=True, timeout=_SECONDS, check=False,
-            )  # fmt: skip
+            done = self._scratch.run(["bash", "-euo", "pipefail", "-c", script], env, _SECONDS)
         except subprocess.TimeoutExpired:
             raise Bug("DRILL_PAGE_FAILED", f"the Mitigation of {page} took more than {_SECONDS} s") from None
         if done.returncode != 0:

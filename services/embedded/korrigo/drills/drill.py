@@ -50,6 +50,8 @@ class Drill(ABC):
     also: ClassVar[tuple[str, ...]] = ()
     # Words of this module: what it disturbs.
     needs: ClassVar[frozenset[str]] = EVERYTHING
+    # Begins only when every other drill is over, alerts and incidents included.
+    needs_silence: ClassVar[bool] = False
     # Runbook pages whose Mitigation part is run.
     pages: ClassVar[tuple[str, ...]] = ()
     # Threads that `press`.

@@ -127,7 +127,7 @@ class Engine:
         threads: list[threading.Thread] = []
         while waiting:
             with self._changed:
-                ready = next((found for found in waiting if not found.words & self._taken.keys()), None)
+                ready = next((found for found in waiting if self._may_begin(found)), None)
                 if ready is None:
                     self._changed.wait(1.0)
                     continue
@@ -140,6 +140,11 @@ class Engine:
             thread.join()
         self._blame(todo, started)
         self._watch.look_away()
+
+    def _may_begin(self, running: _Running) -> bool:
+        if running.drill.needs_silence:
+            return not self._taken
+        return not running.words & self._taken.keys()
 
     def _one(self, running: _Running, is_fast: bool) -> None:
         drill, result = running.drill, running.result
