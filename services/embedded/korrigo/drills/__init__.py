@@ -7,6 +7,6 @@
     drill        what a drill is; each file of causes holds a family of them
     engine       runs them, as many at once as do not disturb each other, and gives the verdicts
 
-Started by `korrigo drill` (`make drill`) and by tests/drills/test_drills.py, which joins `make test` once all drills pass there. What is expected of each cause is
-declared before the run, in its class; nothing is adjusted afterwards.
+Started by `korrigo drill` (`make drill`) and by tests/drills, which joins `make test` once all drills pass there. What
+is expected of each cause is declared before the run, in its class; nothing is adjusted afterwards.
 """
