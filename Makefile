@@ -79,7 +79,7 @@ install = $(UV) pip install --python $(BIN)/python --quiet --require-hashes --co
 	  echo "==> uv could not install; trying pip" >&2; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(1); }
 editable = $(UV) pip install --python $(BIN)/python --quiet --no-build-isolation --no-deps --editable . && \
-	  $(BIN)/python -m compileall -q services protos
+	  $(BIN)/python -m compileall -q services protos operator
 
 $(VENV)/.embedded: $(VENV)/.build requirements/embedded.lock pyproject.toml
 	@echo "==> installing requirements/embedded.lock"
@@ -131,6 +131,7 @@ drift: $(VENV)/.dev ## Check that everything generated is up to date
 	@$(BIN)/python protos/generate.py --check
 	@if [ -f services/embedded/korrigo/reference.py ]; then $(BIN)/python -m korrigo.reference --check; fi
 	@$(BIN)/python charts/generate_dashboards.py --check
+	@$(BIN)/python -m korrigo_operator.crds --check
 
 .PHONY: buf
 buf: ## Lint the protocol files (buf)
@@ -202,6 +203,10 @@ reference: $(VENV)/.embedded ## Generate docs/reference from the settings, error
 dashboards: $(VENV)/.dev ## Generate the Grafana dashboards of charts/korrigo/files/dashboards
 	@$(BIN)/python charts/generate_dashboards.py
 
+.PHONY: crds
+crds: $(VENV)/.dev ## Generate the custom resource definitions of charts/korrigo/files/crds from the operator's models
+	@$(BIN)/python -m korrigo_operator.crds
+
 compile_lock = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
 	  $(if $(UPGRADE),--upgrade)
 
@@ -211,7 +216,7 @@ locks: $(VENV)/.build ## Resolve the locks again (UPGRADE=1 takes new versions)
 	@$(compile_lock) pyproject.toml --extra embedded -o requirements/embedded.lock
 	@$(compile_lock) pyproject.toml --extra embedded --group dev \
 	  -c requirements/embedded.lock -c requirements/build.lock -o requirements/dev.lock
-	@for room in ingest grading render audit; do \
+	@for room in ingest grading render audit operator; do \
 	  $(compile_lock) pyproject.toml --extra $$room -c requirements/embedded.lock -o requirements/$$room.lock; done
 
 .PHONY: clean

@@ -65,7 +65,7 @@ def test_folders_that_are_not_packages_stay_so() -> None:
         for path in FILES
         if path.name == "__init__.py"
         and (
-            path.relative_to(ROOT).parts[0] in {"tests", "operator"}
+            path.relative_to(ROOT).parts[0] == "tests"
             or not any(part.startswith("korrigo") for part in path.relative_to(ROOT).parts[:-1])
         )
     ]

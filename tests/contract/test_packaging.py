@@ -55,7 +55,7 @@ WANTED = {
     "build": _group("build"),
     "embedded": CORE + _extra("embedded"),
     "dev": CORE + _extra("embedded") + _group("dev"),
-    **{room: CORE + _extra(room) for room in ROOMS},
+    **{part: CORE + _extra(part) for part in (*ROOMS, "operator")},
 }
 
 
@@ -115,13 +115,13 @@ def _declared(*lists: list[str]) -> set[str]:
 BORROWED = {"pgmq": {"pgmq.py"}, "pikepdf": {"pdf.py"}, "pypdfium2": {"pdf.py"}, "pillow": {"pdf.py"}}
 
 
-@pytest.mark.parametrize("room", [*ROOMS, "kit", "embedded"])
+@pytest.mark.parametrize("room", [*ROOMS, "kit", "embedded", "operator"])
 def test_what_is_imported_is_required(room: str) -> None:
     """A library that only came along with another one vanishes the day that one no longer needs it."""
     declared = _declared(CORE, _extra(room) if room != "kit" else [])
     undeclared = {
         owner: files
-        for owner, files in _third_party(f"services/{room}").items()
+        for owner, files in _third_party("operator" if room == "operator" else f"services/{room}").items()
         if not declared & set(owner.split(" or ")) and not (room == "kit" and files <= BORROWED.get(owner, set()))
     }
     assert undeclared == {}

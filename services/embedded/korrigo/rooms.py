@@ -28,6 +28,8 @@ def sections() -> list[type[Section]]:
     for name in NAMES:
         module = importlib.import_module(f"korrigo_{name}.settings")
         found.extend(module.SECTIONS)
+    # In a cluster the operator and the tools may be given one environment.
+    found.extend(importlib.import_module("korrigo_operator.settings").SECTIONS)
     return found
 
 

@@ -1,0 +1,69 @@
+"""Which stuck things have an object, and when an object ends: bounded in number, and each leaves some time after."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from korrigo_operator.policies.facts import Found, Limits
+
+# What a person who comes back from a call still finds.
+KEEP_RESOLVED = timedelta(minutes=10)
+KEEP_INTERVENTIONS = timedelta(hours=24)
+MOST_INTERVENTIONS = 1000
+KEEP_INCIDENTS = timedelta(days=30)
+MOST_INCIDENTS = 100
+# An alert that ended longer ago gets no incident any more.
+LATE = timedelta(hours=1)
+
+KEEP = "Keep"
+RESOLVE = "Resolve"
+DELETE = "Delete"
+
+# What a StuckCopy is named by: stage and id.
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An object as it is: what it is about, which room told it, since when, and when it was resolved."""
+
+    key: Key
+    room: str
+    since: datetime
+    resolved_at: datetime | None = None
+
+
+def chosen(found: Sequence[Found], known: Collection[Key], limits: Limits, now: datetime) -> list[Found]:
+    """Return what has an object: what has one already, then the oldest, never more than the policy's most."""
+    old_enough = [
+        item
+        for item in found
+        if (item.stage, item.id) in known
+        or now - item.since >= timedelta(seconds=limits.stuck_after_seconds.get(item.stage, 60.0))
+    ]
+    # One object for one subject and stage, though two rooms may tell it.
+    unique: dict[Key, Found] = {}
+    for item in sorted(old_enough, key=lambda one: (one.since, one.key)):
+        unique.setdefault((item.stage, item.id), item)
+    ordered = sorted(unique.values(), key=lambda one: ((one.stage, one.id) not in known, one.since, one.key))
+    return ordered[: limits.most]
+
+
+def fate(known: Known, listed: Collection[Key], complete_until: datetime | None, is_heard: bool, now: datetime) -> str:
+    """Tell what becomes of an object that is not among the chosen.
+
+    `is_heard`: its room answered. `complete_until`: when the room told only the oldest, since when the last of them is
+    stuck: whether something younger still is, nobody knows.
+    """
+    if known.resolved_at is not None:
+        return DELETE if now - known.resolved_at >= KEEP_RESOLVED else KEEP
+    if not is_heard:
+        return KEEP
+    if known.key in listed:
+        # Still stuck, but beyond the most: the objects of older ones come first.
+        return DELETE
+    if complete_until is not None and known.since >= complete_until:
+        return KEEP
+    return RESOLVE

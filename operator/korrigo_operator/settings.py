@@ -1,0 +1,21 @@
+"""Settings of the operator; what shapes its decisions is the GradingPolicy in the cluster, not here."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from korrigo_kit.settings import Section
+
+
+class OperatorSettings(Section):
+    section: ClassVar[str] = "operator"
+    namespace: str = Field("", description="Namespace to look after; default: that of the pod's service account.")
+    identity: str = Field("", description="Name under which it holds the lease; default: the host's name.")
+    health_host: str = Field("0.0.0.0", description="Address of /healthz.")  # noqa: S104 - kubelet asks the pod's address
+    health_port: int = Field(8081, ge=0, le=65535, description="Port of /healthz; 0 = none.")
+    lease_seconds: float = Field(30, gt=1, description="Time after which another may act for one that is silent.")
+
+
+SECTIONS: tuple[type[Section], ...] = (OperatorSettings,)
