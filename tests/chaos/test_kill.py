@@ -24,6 +24,7 @@ from harness.faults import Chaos, schedule
 from harness.instance import Embedded, Instance
 from harness.ledger import Ledger
 from harness.pdfs import Label, a3_booklets, a4_booklets, a4_scan
+from harness.processes import crowding
 from harness.production import Production
 from harness.servers import S3, Postgres, RabbitMQ
 from harness.story import Marker
@@ -177,8 +178,7 @@ class Work:
         while not self.over.wait(1):
             # uploads are spread over the whole schedule, so something is always due within the minute; a machine
             # with more runnable processes than two for each core starts every process that much later
-            crowding = max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1)))
-            if self.ledger.silence() > STALL_SECONDS * crowding:
+            if self.ledger.silence() > STALL_SECONDS * crowding():
                 raise AssertionError(f"nothing moved for {self.ledger.silence():.0f} s\n{self.picture()}")
 
     def picture(self) -> str:
