@@ -185,6 +185,10 @@ def _outside(rooms: WholeRooms) -> None:
     _annotation(rooms, _copy(rooms, "READY"), new_id())
 
 
+def _unwatched(rooms: WholeRooms) -> None:
+    rooms.sql("INSERT INTO grading.heartbeats (name, beat_at) VALUES ('watchdog', now() - interval '16 minutes')")
+
+
 def _old_backup(rooms: WholeRooms) -> None:
     rooms.sql("INSERT INTO grading.heartbeats (name, beat_at) VALUES ('backup', now() - interval '27 hours')")
 
@@ -219,6 +223,7 @@ INJECTED: dict[str, tuple[str, Callable[[WholeRooms], None]]] = {
     "object-store-down": ("storage", _no_folder),
     "backup-too-old": ("storage", _old_backup),
     "sweeper-stale": ("monitoring", _silent("swept")),
+    "alerting-silent": ("monitoring", _unwatched),
 }
 
 
@@ -228,7 +233,7 @@ def _undo(rooms: WholeRooms) -> None:
     for room in ("ingest", "grading", "render", "audit"):
         rooms.sql(f"TRUNCATE {room}.outbox, {room}.streams, {room}.inbox, {room}.inbox_looks")
     rooms.sql("TRUNCATE audit.records, audit.record_heads")
-    rooms.sql("DELETE FROM grading.heartbeats WHERE name = 'backup'")
+    rooms.sql("DELETE FROM grading.heartbeats WHERE name IN ('backup', 'watchdog')")
     (rooms.folder / "logs" / "grading.log").unlink(missing_ok=True)
     if (rooms.folder / "blobs.away").exists():
         (rooms.folder / "blobs.away").rename(rooms.folder / "blobs")

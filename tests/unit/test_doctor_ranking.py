@@ -20,7 +20,7 @@ SLUGS = frozenset(
     "annotation-out-of-page out-of-memory expired-lock retries-exhausted browser-crash heartbeat-loss token-mismatch "
     "concurrent-finalize slow-query lock-contention queue-backlog connections-exhausted memory-pressure missing-event "
     "audit-chain-broken outbox-undrained database-down object-store-down alertmanager-down prometheus-down room-down "
-    "sweeper-stale backup-too-old contested-copy".split()
+    "alerting-silent sweeper-stale backup-too-old contested-copy".split()
 )
 VALUES = {"copy": "01890000-0000-7000-8000-000000000001", "scan": "01890000-0000-7000-8000-000000000002",
           "room": "ingest", "pid": "4711", "url": "http://127.0.0.1:9090"}  # fmt: skip

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from korrigo.doctor.causes import SEEN, Blind, Cause, Found, Remedy, span
+from korrigo.doctor.causes import LIKELY, SEEN, Blind, Cause, Found, Remedy, span
 from korrigo.doctor.monitors import problem
 from korrigo.doctor.patient import Patient
 from korrigo.rooms import NAMES
 
 # SweeperStale pages at 300 s; it comes round every 10 s, so a minute is long already.
 _SWEEP_SECONDS = 60
+# The Watchdog comes every 5 minutes (deploy/alertmanager.yml); three silences are no accident.
+_WATCHDOG_SECONDS = 900
 _JOBS = "korrigo|ingest|grading|render|audit|operator"
 
 
@@ -35,6 +37,20 @@ def _alertmanager_down(patient: Patient) -> Found | None:
         raise Blind("no KORRIGO_MONITORING__ALERTMANAGER_URL")
     text = problem(url, "/-/ready")
     return Found(SEEN + 0.09, (text,), {"url": url}) if text else None
+
+
+_HEARD = """
+SELECT extract(epoch FROM clock_timestamp() - beat_at)::float8 AS silent FROM heartbeats WHERE name = 'watchdog'
+"""
+
+
+def _alerting_silent(patient: Patient) -> Found | None:
+    """Be the dead man's switch of an installation that was watched once; of the others nothing is known."""
+    rows = patient.rows(_HEARD, room="grading")
+    if not rows or rows[0]["silent"] <= _WATCHDOG_SECONDS:
+        return None
+    text = f"the Watchdog, which comes every 5 min, was heard last {span(rows[0]['silent'])} ago"
+    return Found(LIKELY, (text,))
 
 
 _SWEPT = """
@@ -82,6 +98,18 @@ CAUSES = (
             Remedy("systemctl restart prometheus", "Start it again.",
                    "promtool check config /etc/prometheus/prometheus.yml"),
             Remedy("korrigo doctor monitoring", "Afterwards: send a test alert, which pages nobody."),
+        ),
+        "watchdog",
+    ),
+    Cause(
+        "alerting-silent",
+        "Nothing comes from the alerting any more",
+        ("monitoring",),
+        _alerting_silent,
+        (
+            Remedy("korrigo doctor monitoring", "See where the way of an alert ends; its test alert pages nobody."),
+            Remedy("systemctl restart prometheus prometheus-alertmanager", "Start both again.",
+                   "systemctl status prometheus prometheus-alertmanager"),
         ),
         "watchdog",
     ),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from korrigo.drills import finalising, healing, imports, latency, locks, outages, trail
+from korrigo.drills import finalising, healing, imports, latency, locks, monitoring, outages, trail
 from korrigo.drills.drill import Drill
 from korrigo_kit.errors import Invalid
 
 ALL: tuple[type[Drill], ...] = (
     *healing.DRILLS, *locks.DRILLS, *imports.DRILLS, *finalising.DRILLS, *trail.DRILLS, *latency.DRILLS,
-    *outages.DRILLS,
+    *outages.DRILLS, *monitoring.DRILLS,
 )  # fmt: skip
 
 

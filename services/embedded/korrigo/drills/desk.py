@@ -5,28 +5,17 @@ Answers are returned as they come, because a refusal is often what a drill wants
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from korrigo_kit.errors import Bug, Timeout
+from korrigo.drills.patience import wait_for
+from korrigo_kit.errors import Bug
 
 if TYPE_CHECKING:
     import httpx
 
-T = TypeVar("T")
 Json = dict[str, Any]
 QUESTIONS = {"ex1": 12, "ex2": 8}
-
-
-def wait_for(what: str, look: Callable[[], T | None], seconds: float, every_seconds: float = 0.2) -> T:
-    """Look again and again until something true is found; raises Timeout DRILL_WAITED."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise Timeout("DRILL_WAITED", f"{what}: not within {seconds:g} s")
-        time.sleep(every_seconds)
-    return found
 
 
 class Desk:

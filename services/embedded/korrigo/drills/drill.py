@@ -46,6 +46,8 @@ class Drill(ABC):
     what: ClassVar[str]
     # Alerts that must reach the receiver. Empty = none: the sweeper or the supervisor heals it, in under a minute.
     expects: ClassVar[tuple[str, ...]] = ()
+    # It is noticed when what it expects, the Watchdog, stays away: the alerting itself is broken.
+    falls_silent: ClassVar[bool] = False
     # True consequences that may be told as well; anything else is a wrong alert and fails the drill.
     also: ClassVar[tuple[str, ...]] = ()
     # Words of this module: what it disturbs.
@@ -70,6 +72,11 @@ class Drill(ABC):
     def title(cls) -> str:
         """Return the name that people give on the command line."""
         return cls.name or cls.cause
+
+    @classmethod
+    def signs(cls) -> tuple[str, ...]:
+        """Say what must be noticed, for people."""
+        return tuple(f"{name} stays away" if cls.falls_silent else name for name in cls.expects)
 
     def prepare(self) -> None:  # noqa: B027 - most drills need nothing beforehand
         """Make what the cause needs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from korrigo.drills.drill import EVERYTHING, LATENCY, LOCKS, Drill
+from korrigo.drills.drill import EVERYTHING, FINALIZE, LATENCY, LOCKS, Drill
 from korrigo_kit.errors import Bug
 
 _WRITERS = 8
@@ -64,9 +64,6 @@ class SlowQuery(_SlowWrites):
             "DROP TRIGGER IF EXISTS drill_slow ON grading.annotations; DROP FUNCTION IF EXISTS grading.drill_slow()"
         )
 
-    def undo(self) -> None:
-        self.mend()
-
 
 class LockContention(_SlowWrites):
     """Somebody opened a transaction by hand, locked a table, and went to lunch."""
@@ -76,7 +73,8 @@ class LockContention(_SlowWrites):
     expects = ("DatabaseBlockedQueries",)
     # Whoever gives up waiting is answered 503, and waits for up to three seconds before.
     also = ("ErrorRateHigh", "ErrorBudgetBurnFast", "ErrorBudgetBurnSlow", "DatabaseSlowQueries", "LatencyDegraded")
-    needs = frozenset({LATENCY, LOCKS})
+    # Nobody can mark meanwhile: whoever prepares a copy for a final PDF would be refused.
+    needs = frozenset({LATENCY, LOCKS, FINALIZE})
     pages = ("database-blocked",)
     pressure = 2
     stagger_seconds = 1.5

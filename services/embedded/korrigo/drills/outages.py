@@ -12,8 +12,9 @@ import time
 from contextlib import suppress
 
 from korrigo import processes
-from korrigo.drills.desk import Desk, wait_for
+from korrigo.drills.desk import Desk
 from korrigo.drills.drill import LOCKS, SWEEPER, Drill
+from korrigo.drills.patience import wait_for
 
 _BUDGET = ("ErrorRateHigh", "ErrorBudgetBurnFast", "ErrorBudgetBurnSlow")
 

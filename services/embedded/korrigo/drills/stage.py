@@ -13,6 +13,7 @@ from korrigo.drills import documents
 from korrigo.drills.books import Book
 from korrigo.drills.desk import Desk
 from korrigo.drills.scratch import Scratch
+from korrigo.drills.watch import Watch
 from korrigo_kit.errors import Bug
 
 # Copies imported beforehand; a drill that needs another one makes it.
@@ -22,6 +23,9 @@ _PATIENCE_SECONDS = 30.0
 
 class Stage:
     """See the module. Safe for several threads."""
+
+    # Begins once somebody has an account for it.
+    watch: Watch
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch

@@ -20,7 +20,7 @@ def declared(kinds: Sequence[type[Drill]]) -> list[dict[str, Any]]:
             "scenario": kind.scenario,
             "cause": kind.cause,
             "what": kind.what,
-            "expects": list(kind.expects) or ["none"],
+            "expects": list(kind.signs()) or ["none"],
             "also": list(kind.also),
             "pages": list(kind.pages),
         }
@@ -30,7 +30,7 @@ def declared(kinds: Sequence[type[Drill]]) -> list[dict[str, Any]]:
 
 def declarations(kinds: Sequence[type[Drill]]) -> list[str]:
     """Write the same for people."""
-    return [f"{kind.title():24} {', '.join(kind.expects) or 'none':42} {kind.what}" for kind in kinds]
+    return [f"{kind.title():24} {', '.join(kind.signs()) or 'none':42} {kind.what}" for kind in kinds]
 
 
 def told(results: Sequence[Result], healthy_problems: Sequence[str]) -> dict[str, Any]:

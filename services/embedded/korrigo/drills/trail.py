@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from korrigo.drills.desk import wait_for
 from korrigo.drills.drill import AUDIT, Drill
+from korrigo.drills.patience import wait_for
 from korrigo_kit.errors import Bug
 
 

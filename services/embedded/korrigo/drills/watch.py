@@ -7,27 +7,22 @@ shipped one with other addresses (`drills.rules`). What arrives at the receiver 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import socket
-import subprocess
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from korrigo import processes
 from korrigo.drills import rules
-from korrigo_kit.errors import Timeout, Unavailable
+from korrigo.drills.patience import crowding
+from korrigo.drills.programs import Program
 
 WATCHDOG = "Watchdog"
-_START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
+# Units of Debian's packages.
+PROMETHEUS, ALERTMANAGER = "prometheus", "prometheus-alertmanager"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +105,17 @@ class Inbox:
             return None
         return max(told.at for told in last.values())
 
+    def heard_at(self, name: str) -> float:
+        """Tell when an alert was last told as firing; 0 for never."""
+        with self._changed:
+            return max((told.at for told in self._told if told.name == name and told.is_firing), default=0.0)
+
     def wait(self, is_so: Callable[[], bool], seconds: float) -> bool:
         """Wait until something holds of what was told; False when it did not in time."""
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
         with self._changed:
             while not is_so():
-                left = deadline - time.monotonic()
+                left = began + seconds * crowding() - time.monotonic()
                 if left <= 0:
                     return False
                 self._changed.wait(min(left, 1.0))
@@ -126,59 +126,6 @@ class Inbox:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-
-class Program:
-    """A program that lives as long as the drill; it dies with this process. Start it from the main thread only."""
-
-    def __init__(self, names: Sequence[str], words: Sequence[str], log: Path, ready_url: str) -> None:
-        path = next((found for name in names if (found := shutil.which(name, path=_search_path()))), None)
-        if path is None:
-            raise Unavailable("PROGRAM_MISSING", f"drills need {names[0]} on PATH (on Debian the package of that name)")
-        parent = os.getpid()
-        self._log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [path, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=lambda: processes.die_with_parent(parent),
-            )
-        try:
-            self._wait_ready(ready_url)
-        except BaseException:
-            self.stop()
-            raise
-
-    def _wait_ready(self, url: str) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while not _answers(url):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-8:])
-                raise Timeout("PROGRAM_NOT_READY", f"{self._process.args!r} is not ready; the end of its log:\n{tail}")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def _search_path() -> str:
-    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def _free_port() -> int:
@@ -194,7 +141,9 @@ class Watch:
         self._folder = folder
         self._product_url = product_url
         self._token_file = token_file
-        self._programs: list[Program] = []
+        # By the name of the unit, in the order of their start.
+        self.programs: dict[str, Program] = {}
+        self.data: dict[str, Path] = {}
         self.inbox = Inbox(folder / "notifications.jsonl")
 
     def look(self, *, is_fast: bool) -> None:
@@ -202,13 +151,19 @@ class Watch:
         self.look_away()
         folder = self._folder / ("fast" if is_fast else "shipped")
         (folder / "rules").mkdir(parents=True)
-        alertmanager = self._start_alertmanager(folder)
+        self.data = {unit: folder / unit for unit in (ALERTMANAGER, PROMETHEUS)}
+        self.programs[ALERTMANAGER] = self._alertmanager(folder)
+        self.programs[PROMETHEUS] = self._prometheus(folder, is_fast)
+        for program in self.programs.values():
+            program.start()
+
+    def _prometheus(self, folder: Path, is_fast: bool) -> Program:
         for name, file in rules.shipped().items():
             text = json.dumps(rules.faster_rules(file) if is_fast else file)
             (folder / "rules" / f"{Path(name).stem}.json").write_text(text)
         config = rules.prometheus(
             target=self._product_url.removeprefix("http://"),
-            alertmanager=alertmanager,
+            alertmanager=self.programs[ALERTMANAGER].url.removeprefix("http://"),
             rules=folder / "rules",
             is_fast=is_fast,
         )
@@ -216,14 +171,14 @@ class Watch:
         address = f"127.0.0.1:{_free_port()}"
         words = [
             f"--config.file={folder / 'prometheus.json'}",
-            f"--storage.tsdb.path={folder / 'prometheus'}",
+            f"--storage.tsdb.path={self.data[PROMETHEUS]}",
             f"--web.listen-address={address}",
             # Prometheus tells again what fires once a minute; a divided minute.
             f"--rules.alert.resend-delay={rules.faster('1m') if is_fast else '1m'}",
         ]
-        self._programs.append(Program(("prometheus",), words, folder / "prometheus.log", f"http://{address}/-/ready"))
+        return Program((PROMETHEUS,), words, folder / "prometheus.log", f"http://{address}")
 
-    def _start_alertmanager(self, folder: Path) -> str:
+    def _alertmanager(self, folder: Path) -> Program:
         slack = folder / "slack-webhook"
         slack.write_text(f"{self.inbox.url}/slack")
         config = rules.alertmanager(
@@ -233,18 +188,17 @@ class Watch:
         address = f"127.0.0.1:{_free_port()}"
         words = [
             f"--config.file={folder / 'alertmanager.json'}",
-            f"--storage.path={folder / 'alertmanager'}",
+            f"--storage.path={self.data[ALERTMANAGER]}",
             f"--web.listen-address={address}",
             "--cluster.listen-address=",
         ]
-        names = ("prometheus-alertmanager", "alertmanager")
-        self._programs.append(Program(names, words, folder / "alertmanager.log", f"http://{address}/-/ready"))
-        return address
+        return Program((ALERTMANAGER, "alertmanager"), words, folder / "alertmanager.log", f"http://{address}")
 
     def look_away(self) -> None:
         """End both."""
-        while self._programs:
-            self._programs.pop().stop()
+        while self.programs:
+            _, program = self.programs.popitem()
+            program.stop()
 
     def close(self) -> None:
         """End everything."""
