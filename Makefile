@@ -23,10 +23,11 @@ TESTS ?=
 SIDE_BY_SIDE ?=
 
 # Debian packages that tests drive as real parts: the broker, second opinions on every PDF, what reads the alerts,
-# what the Kubernetes of the tests is built against and calls.
+# what the Kubernetes of the tests is built against and calls, what builds images without a daemon.
 TEST_PROGRAMS := rabbitmq-server:rabbitmq-server qpdf:qpdf pdftotext:poppler-utils strace:strace npm:npm \
 	  promtool:prometheus amtool:prometheus-alertmanager \
-	  nft:nftables /usr/include/seccomp.h:libseccomp-dev
+	  nft:nftables /usr/include/seccomp.h:libseccomp-dev \
+	  buildah:buildah mmdebstrap:mmdebstrap
 
 # Tools look here first; uv reads the certificates that pip was told about.
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin
@@ -156,7 +157,7 @@ soak: test-setup ## Run the tests at the full figures that the issues name (long
 
 # ------------------------------------------------------------------------------------------ a cluster of one node
 # GOFLAGS=-p=1 keeps a cold build off the other cores.
-cluster = PYTHONPATH=tests $(BIN)/python -m
+cluster = PYTHONPATH=tests:deploy $(BIN)/python -m
 
 .PHONY: cluster-bin
 cluster-bin: ## Build the Kubernetes of the tests (kubectl, helm too) once; print its folder
@@ -170,6 +171,21 @@ cluster: $(VENV)/.dev programs ## Start a real one-node Kubernetes (root); print
 .PHONY: cluster-down
 cluster-down: $(VENV)/.dev ## End the cluster: no process, mount or namespace stays
 	@$(cluster) cluster.command down
+
+# ------------------------------------------------------------------------------------------ container images
+images = PYTHONPATH=deploy $(BIN)/python -m korrigo_images
+
+.PHONY: images
+images: $(VENV)/.dev programs ## Build every container image without Docker; prints the archive and the sizes
+	@$(images) build
+
+.PHONY: image-context
+image-context: $(VENV)/.dev ## Prepare what Docker or podman builds the images from; prints its folder
+	@$(images) context
+
+.PHONY: audit-dependencies
+audit-dependencies: $(VENV)/.dev ## Ask an advisory service about every distribution of every lock (pip-audit --strict)
+	@$(images) audit
 
 # As root the missing programs come from Debian, without starting any service; otherwise their tests are skipped.
 .PHONY: programs

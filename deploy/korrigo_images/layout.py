@@ -1,0 +1,89 @@
+"""The OCI layout that buildah writes, made one archive that containerd imports with all its names.
+
+Called by `korrigo_images.build`. The format is the OCI image layout
+(https://github.com/opencontainers/image-spec/blob/main/image-layout.md); containerd takes an image's name from the
+annotation `io.containerd.image.name`, other tools from `org.opencontainers.image.ref.name`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_REF_NAME = "org.opencontainers.image.ref.name"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its digest and its size in bytes, unpacked as the archive holds it."""
+
+    digest: str
+    size: int
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write a layout's folder as an archive; the same layout gives the same bytes."""
+    index = json.loads((folder / "index.json").read_text())
+    for manifest in index["manifests"]:
+        manifest["annotations"]["io.containerd.image.name"] = manifest["annotations"][_REF_NAME]
+    index["manifests"].sort(key=lambda manifest: manifest["annotations"][_REF_NAME])
+    (folder / "index.json").write_text(json.dumps(index, sort_keys=True))
+    making = archive.with_name(f"{archive.name}.making")
+    with tarfile.open(making, "w") as tar:
+        # small files first: whoever reads the archive knows at once what is in it
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for file in sorted(files, key=lambda path: (path.stat().st_size, path)):
+            tar.add(file, str(file.relative_to(folder)), filter=_neutral)
+    making.rename(archive)
+
+
+def _neutral(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = ""
+    entry.mode = 0o644
+    return entry
+
+
+def layers(archive: Path, references: Mapping[str, str]) -> dict[str, list[Layer]]:
+    """Return the layers of every image, lowest first."""
+    with tarfile.open(archive) as tar:
+        return {
+            image: [Layer(layer["digest"], layer["size"]) for layer in manifest(tar, reference)["layers"]]
+            for image, reference in references.items()
+        }
+
+
+def manifest(tar: tarfile.TarFile, reference: str) -> dict[str, Any]:
+    """Return the manifest of one image of an archive; raises KeyError when it holds no such image."""
+    for described in read_json(tar, "index.json")["manifests"]:
+        if described["annotations"][_REF_NAME] == reference:
+            return read_blob(tar, described["digest"])
+    raise KeyError(reference)
+
+
+def read_blob(tar: tarfile.TarFile, digest: str) -> dict[str, Any]:
+    """Return a small content of the archive that is JSON."""
+    return read_json(tar, f"blobs/{digest.replace(':', '/')}")
+
+
+def read_json(tar: tarfile.TarFile, name: str) -> dict[str, Any]:
+    """Return a file of the archive that is JSON."""
+    content = tar.extractfile(name)
+    assert content is not None, f"{name} is no file"
+    parsed: dict[str, Any] = json.load(io.TextIOWrapper(content))
+    return parsed
+
+
+def unpack(archive: Path, reference: str, folder: Path) -> None:
+    """Unpack an image's layers into a folder, as root: what a container runtime would run."""
+    with tarfile.open(archive) as tar:
+        for layer in manifest(tar, reference)["layers"]:
+            content = tar.extractfile(f"blobs/{layer['digest'].replace(':', '/')}")
+            assert content is not None
+            with tarfile.open(fileobj=content) as files:
+                files.extractall(folder, filter="fully_trusted")  # noqa: S202 - devices and owners are meant
