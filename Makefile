@@ -133,6 +133,7 @@ drift: $(VENV)/.dev ## Check that everything generated is up to date
 	@if [ -f services/embedded/korrigo/reference.py ]; then $(BIN)/python -m korrigo.reference --check; fi
 	@$(BIN)/python charts/generate_dashboards.py --check
 	@$(BIN)/python -m korrigo_operator.crds --check
+	@$(BIN)/python charts/generate_values.py --check
 
 .PHONY: buf
 buf: ## Lint the protocol files (buf)
@@ -222,6 +223,10 @@ dashboards: $(VENV)/.dev ## Generate the Grafana dashboards of charts/korrigo/fi
 .PHONY: crds
 crds: $(VENV)/.dev ## Generate the custom resource definitions of charts/korrigo/files/crds from the operator's models
 	@$(BIN)/python -m korrigo_operator.crds
+
+.PHONY: chart
+chart: $(VENV)/.dev ## Generate the schema and the README of the chart from its values
+	@$(BIN)/python charts/generate_values.py
 
 compile_lock = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet \
 	  $(if $(UPGRADE),--upgrade)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 
 from korrigo_kit.settings import Section
 
@@ -25,4 +25,20 @@ class LoginSettings(Section):
     password_changes_per_hour: int = Field(5, ge=1, description="Attempts of one account to change its password.")
 
 
-SECTIONS: tuple[type[Section], ...] = (LockSettings, LoginSettings)
+class AlertingSettings(Section):
+    section: ClassVar[str] = "alerting"
+    token: SecretStr = Field(
+        SecretStr(""),
+        description="Bearer token (32 characters or more) that Alertmanager may show to /api/ops/alerts instead of an"
+        " account's; empty = none.",
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _is_long(cls, token: SecretStr) -> SecretStr:
+        if token.get_secret_value() and len(token.get_secret_value()) < 32:
+            raise ValueError("it must have 32 characters or more")
+        return token
+
+
+SECTIONS: tuple[type[Section], ...] = (LockSettings, LoginSettings, AlertingSettings)

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jwt
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -34,7 +36,7 @@ _PEER_TOKEN_SECONDS = 60
 ACCEPTED_UNTIL = "Accepted-Until:"
 _PEM = re.compile(
     rf"(?:{ACCEPTED_UNTIL}[ \t]*(?P<until>\S+)\s+)?"
-    r"(?P<pem>-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----)",
+    r"(?P<pem>-----BEGIN (?P<label>PUBLIC KEY|CERTIFICATE)-----.+?-----END (?P=label)-----)",
     re.S,
 )
 
@@ -167,12 +169,25 @@ def public_keys(settings: AuthSettings) -> Sequence[AcceptedKey]:
     if not found and not settings.public_keys:
         raise SettingsError("KORRIGO_AUTH__PUBLIC_KEYS is missing")
     for block in _PEM.finditer(settings.public_keys or ""):
-        key = serialization.load_pem_public_key(block["pem"].encode())
+        key = _public_key(block["label"], block["pem"])
         if isinstance(key, Ed25519PublicKey):
             found.append(AcceptedKey(key, _until(block["until"])))
     if not found:
         raise SettingsError("KORRIGO_AUTH__PUBLIC_KEYS holds no Ed25519 key")
     return found
+
+
+def _public_key(label: str, pem: str) -> object:
+    """Read a public key, or that of a certificate, of which nothing else counts (no name, no date).
+
+    Helm can make a key pair only with a certificate around it. Raises SettingsError when it cannot be read.
+    """
+    try:
+        if label == "CERTIFICATE":
+            return x509.load_pem_x509_certificate(pem.encode()).public_key()
+        return serialization.load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise SettingsError(f"KORRIGO_AUTH__PUBLIC_KEYS: a {label} cannot be read") from None
 
 
 def _until(text: str | None) -> datetime | None:

@@ -53,7 +53,10 @@ def run(
         if "api" in parts:
             _serve_http(process, settings, ready, openapi_document)
         else:
-            endpoint.serve(settings.http)
+            pulse = endpoint.Pulse()
+            pulse.watch(threads)
+            endpoint.serve(settings.http, pulse)
+            pulse.is_ready.set()
             _wait(stop, ready)
     finally:
         stop.set()

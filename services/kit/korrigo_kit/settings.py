@@ -129,8 +129,8 @@ class AuthSettings(Section):
     signing_key: SecretStr | None = Field(None, description="Ed25519 private key (PEM); only grading needs it.")
     public_keys: str | None = Field(
         None,
-        description="Ed25519 public keys (PEM, one after another) to verify with; a line `Accepted-Until: TIME` (RFC"
-        " 3339) before one ends it. That of the signing key is always among them.",
+        description="Ed25519 public keys or certificates (PEM, one after another) to verify with; a line"
+        " `Accepted-Until: TIME` (RFC 3339) before one ends it. That of the signing key is always among them.",
     )
     token_seconds: int = Field(14400, ge=60, description="Life of an access token (domain.md 1.20).")
 

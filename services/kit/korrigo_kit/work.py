@@ -98,10 +98,13 @@ def _room_context(runtime: Runtime, request_id: str) -> Any:
     return context.bind(service=runtime.name, request_id=request_id or None)
 
 
-def catch_up_forever(runtime: Runtime, workers: Sequence[Runtime], stop: threading.Event) -> None:
+def catch_up_forever(
+    runtime: Runtime, workers: Sequence[Runtime], stop: threading.Event, pulse: endpoint.Pulse
+) -> None:
     """Ask every followed room, again and again, for what the broker did not bring."""
     subscriptions = runtime.room.subscriptions(runtime)
     while not stop.is_set():
+        pulse.came_round()
         for subscription in subscriptions:
             try:
                 with _room_context(runtime, ""):
@@ -133,7 +136,7 @@ def _occupation(runtimes: Sequence[Runtime]) -> dict[str, int]:
     return {"busy": busy, "pool": runtimes[0].settings.jobs.concurrency} if runtimes else {}
 
 
-def watch_forever(runtimes: Sequence[Runtime], stop: threading.Event) -> None:
+def watch_forever(runtimes: Sequence[Runtime], stop: threading.Event, pulse: endpoint.Pulse) -> None:
     """End this process when due work waits beside it and it claims nothing (reliability.md 1: silent stalls).
 
     Leaving is always safe, because the row is the job; the supervisor starts a new worker.
@@ -141,6 +144,7 @@ def watch_forever(runtimes: Sequence[Runtime], stop: threading.Event) -> None:
     prefix = f"{socket.gethostname()}:"
     idle_since = time.monotonic()
     while not stop.wait(_WATCH_SECONDS):
+        pulse.came_round()
         try:
             is_waiting = False
             for runtime in runtimes:
@@ -178,7 +182,8 @@ def work(rooms: Sequence[Room], settings: Settings, *, registry: str, ready_file
     logs.configure(name, settings.log.level, settings.log.directory)
     traces.configure(name, settings.otel)
     samples.tidy()
-    endpoint.serve(settings.http)
+    pulse = endpoint.Pulse()
+    endpoint.serve(settings.http, pulse)
     process = Process.build(rooms, settings)
     runtimes = list(process.runtimes.values())
     stop = threading.Event()
@@ -188,18 +193,21 @@ def work(rooms: Sequence[Room], settings: Settings, *, registry: str, ready_file
         threading.Thread(target=consumer.run, name="events", daemon=True),
         *(
             threading.Thread(
-                target=catch_up_forever, args=(rt, with_tasks, stop), name=f"catch-up-{rt.name}", daemon=True
+                target=catch_up_forever, args=(rt, with_tasks, stop, pulse), name=f"catch-up-{rt.name}", daemon=True
             )
             for rt in runtimes
         ),
     ]
     if with_tasks:
-        threads.append(threading.Thread(target=watch_forever, args=(with_tasks, stop), name="watch", daemon=True))
+        watch = threading.Thread(target=watch_forever, args=(with_tasks, stop, pulse), name="watch", daemon=True)
+        threads.append(watch)
     for thread in threads:
         thread.start()
+    pulse.watch(threads)
 
     def ready() -> None:
         log.info("%s ready", name)
+        pulse.is_ready.set()
         if ready_file is not None:
             ready_file.write_text(str(os.getpid()))
 

@@ -1,7 +1,8 @@
 """`korrigo demo`: an exam from scan to verified final PDF, through the public API alone.
 
-Uses the instance that runs on this home, or starts one for the time of the demo. Every step that does not hold
-ends it with exit code 1: a demo that passes is a test of the installation.
+Uses the instance that runs on this home, or starts one for the time of the demo; with an address, the product that
+answers there, wherever it runs. Every step that does not hold ends it with exit code 1: a demo that passes is a test of
+the installation.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from korrigo.home import Home, is_in_use
-from korrigo_kit.errors import Bug, Timeout, Unauthenticated, Unavailable
+from korrigo_kit.errors import Bug, Invalid, Timeout, Unauthenticated, Unavailable
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 SAMPLE = Path(__file__).parents[1] / "samples" / "booklets.pdf"
@@ -34,13 +35,23 @@ Json = dict[str, Any]
 
 
 @app.command()
-def demo(as_json: Annotated[bool, typer.Option("--json", help="one JSON object on the last line")] = False) -> None:
-    """Make an exam from sample scans, import, mark, finalise and verify it. Example: korrigo demo"""
+def demo(
+    url: Annotated[str, typer.Option(help="address of a running product; default: the one of this home")] = "",
+    route: Annotated[
+        list[str] | None, typer.Option(help="PREFIX=ADDRESS of paths that another address answers (repeatable)")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on the last line")] = False,
+) -> None:
+    """Make an exam from sample scans, import, mark, finalise and verify it. Example: korrigo demo
+
+    With --url the password of user admin is KORRIGO_ADMIN_PASSWORD; --route stands in for a gateway.
+    """
     begun = time.monotonic()
     say: Say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
     home = Home.locate()
-    with _instance(home, say) as url:
-        results = _Story(url, home, say).tell()
+    elsewhere = _routes(route or [])
+    with nullcontext(url) if url else _instance(home, say) as address:
+        results = _Story(address, home, say, elsewhere).tell()
     seconds = round(time.monotonic() - begun, 1)
     if as_json:
         typer.echo(json.dumps({"passed": True, "seconds": seconds, "copies": results}))
@@ -65,6 +76,17 @@ def _instance(home: Home, say: Say) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(_PATIENCE_SECONDS)
+
+
+def _routes(given: list[str]) -> dict[str, str]:
+    """Parse PREFIX=ADDRESS; raises Invalid INVALID_ROUTE."""
+    found = {}
+    for text in given:
+        prefix, separator, address = text.partition("=")
+        if not separator or not prefix.startswith("/") or not address.startswith(("http://", "https://")):
+            raise Invalid("INVALID_ROUTE", f"{text} is not of the form /PREFIX=http://ADDRESS")
+        found[prefix.rstrip("/")] = address.rstrip("/")
+    return found
 
 
 def _ready_url(process: subprocess.Popen[str], say: Say) -> str:
@@ -101,17 +123,25 @@ def _password(home: Home) -> str:
 class _Story:
     """The steps, in order, with one session of user admin."""
 
-    def __init__(self, url: str, home: Home, say: Say) -> None:
+    def __init__(self, url: str, home: Home, say: Say, elsewhere: Mapping[str, str]) -> None:
         import httpx
 
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._elsewhere = sorted(elsewhere.items(), key=lambda route: -len(route[0]))
         self._say = say
         self._folder = home.root / "demo"
         self._home = home
 
+    def _at(self, path: str) -> str:
+        """Return where a path is answered: by the longest prefix that holds whole parts of it, as a gateway chooses."""
+        for prefix, address in self._elsewhere:
+            if path == prefix or path.startswith(f"{prefix}/"):
+                return f"{address}{path}"
+        return path
+
     def _call(self, method: str, path: str, **given: Any) -> Any:
         """Call the API; 503 and 404 while something is on its way are the caller's business."""
-        answer = self._http.request(method, path, **given)
+        answer = self._http.request(method, self._at(path), **given)
         if answer.is_error:
             raise Bug("DEMO_FAILED", f"{method} {path} answered {answer.status_code}: {answer.text[:300]}")
         return answer.json() if answer.headers.get("content-type", "").startswith("application/json") else answer
@@ -125,7 +155,7 @@ class _Story:
 
     def _login(self) -> None:
         body = {"username": "admin", "password": _password(self._home)}
-        answer = self._http.post("/api/login", json=body)
+        answer = self._http.post(self._at("/api/login"), json=body)
         if answer.status_code == 401:
             raise Unauthenticated("LOGIN_REFUSED", "the admin's password was changed; set KORRIGO_ADMIN_PASSWORD to it")
         _require(answer.status_code == 200, f"login answers 200, not {answer.status_code} {answer.text[:200]}")
@@ -189,7 +219,7 @@ class _Story:
         return {"copy_id": copy_id, "total": scores["total"], "final_pdf": str(path)}
 
     def _copy_in(self, copy_id: str, *statuses: str) -> Json | None:
-        answer = self._http.get(f"/api/copies/{copy_id}")
+        answer = self._http.get(self._at(f"/api/copies/{copy_id}"))
         if answer.status_code == 404:  # staged a moment ago: the event is on its way (contract.md)
             return None
         copy: Json = answer.raise_for_status().json()
@@ -198,7 +228,7 @@ class _Story:
     def _look(self, copy: Json) -> None:
         _require(len(copy["pages"]) == PAGES_PER_COPY, f"the copy has {PAGES_PER_COPY} pages")
         for page in copy["pages"]:
-            picture = self._http.get(page["image_url"])
+            picture = self._http.get(self._at(page["image_url"]))
             _require(
                 picture.status_code == 200 and picture.headers["content-type"].startswith("image/"),
                 f"page {page['index']} has a picture",
@@ -210,7 +240,7 @@ class _Story:
         _require(data.startswith(b"%PDF-"), "the final document is a PDF")
         digest = hashlib.sha256(data).hexdigest()
         _require(answer.headers["etag"].strip('"') == digest, "the final PDF's ETag is the SHA-256 of its bytes")
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"{copy_id}.pdf"
         path.write_bytes(data)
         return path

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hmac
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from korrigo_grading.flows import alerting as flow
 from korrigo_grading.models.alerts import Alert as AlertRow
 from korrigo_grading.models.alerts import Group as GroupRow
+from korrigo_grading.settings import AlertingSettings
+from korrigo_kit.auth import Principal
 from korrigo_kit.clock import rfc3339
-from korrigo_kit.rest import Caller, Page, decode_cursor, encode_cursor, room_runtime
+from korrigo_kit.outbox import SYSTEM_ACTOR
+from korrigo_kit.rest import Caller, Page, authenticate, decode_cursor, encode_cursor, room_runtime
 from korrigo_kit.rest.paging import Cursor, Limit
 from korrigo_kit.room import Runtime
 
@@ -75,11 +79,25 @@ class Group(BaseModel):
     left_out: int = Field(description="Alerts that were counted and not kept.")
 
 
+def teller(request: Request, rt: Rt) -> Principal:
+    """Return who tells: an account, or Alertmanager itself by the token of the settings.
+
+    That token is there before the first account is, so that an installation hears its alerts from the start.
+    """
+    token = rt.settings.watched(AlertingSettings).now().token.get_secret_value()
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    # As bytes, because a header may hold what is not ASCII.
+    if token and scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), token.encode()):
+        return Principal(SYSTEM_ACTOR, "alertmanager", ("auditor",))
+    return authenticate(request)
+
+
 @api.post("")
-def receive_alerts(body: Notification, caller: Caller, rt: Rt) -> Heard:
+def receive_alerts(body: Notification, caller: Annotated[Principal, Depends(teller)], rt: Rt) -> Heard:
     """Take a notification of Alertmanager; repeats change nothing, also while the installation is read-only.
 
-    Admins and auditors only. Severity none and test alerts (label `korrigo_test`) open no group.
+    Admins and auditors, and whoever shows the token of KORRIGO_ALERTING__TOKEN. Severity none and test alerts (label
+    `korrigo_test`) open no group.
     """
     told = [
         AlertRow(

@@ -1,0 +1,3 @@
+{{- define "korrigo.backupClaim" -}}
+{{- .root.Values.backup.persistence.existingClaim | default (printf "%s-backup" (include "korrigo.fullname" .)) -}}
+{{- end -}}
