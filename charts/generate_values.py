@@ -157,15 +157,15 @@ def _shape(value: Value) -> Json:
 
 _HEAD = """# korrigo
 
-Helm chart of Korrigo: the four rooms and their workers, the operator, routes, migrations, monitoring, backups. Generated
-from `values.yaml`; edit that file and run `make chart`.
+Helm chart of Korrigo: the four rooms and their workers, the operator, routes, migrations, monitoring, backups.
+Generated from `values.yaml`; edit that file and run `make chart`.
 
 ```sh
 helm install korrigo charts/korrigo --namespace korrigo --create-namespace --values my-values.yaml
 helm test korrigo --namespace korrigo
 ```
 
-What has to be there before (PostgreSQL, RabbitMQ, an S3 bucket, a Gateway) and how to upgrade, go back, scale and recover:
+What has to be there before (PostgreSQL, RabbitMQ, an S3 bucket, a Gateway), how to upgrade, go back, scale and recover:
 [docs/guides/cluster.md](../../docs/guides/cluster.md). How large: [docs/guides/sizing.md](../../docs/guides/sizing.md).
 """
 
@@ -182,8 +182,8 @@ _SECRETS = """
 | `korrigo-admin` | `password` | made when it does not exist |
 | `korrigo-alertmanager` | `token` | made when it does not exist |
 
-Names and keys are values (`existingSecret`, `…Key`). What the chart made survives upgrades and `helm uninstall`. Tools that
-render without a cluster (Argo CD, `helm template`) cannot see that a secret exists: make all of them yourself there.
+Names and keys are values (`existingSecret`, `…Key`). What the chart made survives upgrades and `helm uninstall`. Tools
+that render without a cluster (Argo CD, `helm template`) cannot see that a secret exists: make all of them yourself there.
 
 ## Values
 """

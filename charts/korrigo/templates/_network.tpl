@@ -3,7 +3,7 @@ Who may speak to whom: default-deny for every pod of the release, then one polic
 a connection between components are both made from the one table below, so that they cannot disagree.
 */}}
 
-{{/* Component -> rooms whose gRPC it calls (services/*/peers.py, subscriptions, readiness; the operator and people). */}}
+{{/* Component -> rooms whose gRPC it calls (peers.py and consumer.py of the rooms, readiness; operator; people). */}}
 {{- define "korrigo.calls" -}}
 ingest: [ingest, grading, render, audit]
 grading: [ingest, render, audit]
