@@ -68,7 +68,7 @@ def write_bills(built: Built) -> dict[str, Path]:
     for image, path in bills.items():
         if not path.exists():
             with tempfile.TemporaryDirectory(prefix="korrigo-image-") as root:
-                layout.unpack(built.archive, built.references[image], Path(root))
+                layout.unpack(built.archive, built.references[image], Path(root), sbom.is_evidence)
                 digest = built.layers[image][-1].digest
                 name, _, version = built.references[image].rpartition(":")
                 path.write_text(sbom.bill_of_materials(name, version, sbom.installed(Path(root)), digest))

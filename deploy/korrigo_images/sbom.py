@@ -39,6 +39,11 @@ class Installed:
     licence: str | None = None
 
 
+def is_evidence(path: str) -> bool:
+    """Say whether a file of an image tells what was installed."""
+    return path.removeprefix("./") == str(_DPKG_STATUS) or path.endswith(".dist-info/METADATA")
+
+
 def installed(root: Path) -> list[Installed]:
     """List what a root file system holds, sorted by package URL."""
     return sorted([*_python(root), *_debian(root)], key=lambda item: item.purl.to_string())

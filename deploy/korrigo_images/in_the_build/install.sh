@@ -4,6 +4,8 @@
 set -eu
 /mnt/bin/uv pip install --quiet --offline --no-cache --no-index --find-links /mnt/wheels --no-deps --require-hashes \
   --link-mode copy --python /opt/korrigo/bin/python --requirements "/opt/korrigo/requirements/$1.lock"
+# uv's, for whoever installs at the same time
+rm -f /opt/korrigo/.lock
 # the libraries' own tests
 find /opt/korrigo/lib -depth -type d -name tests -path '*/site-packages/*' -exec rm -rf {} +
 /opt/korrigo/bin/python /mnt/compile.py /opt/korrigo/lib
