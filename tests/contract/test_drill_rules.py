@@ -173,3 +173,12 @@ def test_words_and_remarks_are_left_alone() -> None:
     text = 'x{path="/a[5m] offset 1h"} > 0  # [5m], time() - x > 300'
     assert rules.faster_expression(text) == text
     assert rules.faster_expression("sum(rate(x[1h:30s] offset 5m)) > 5") == "sum(rate(x[180s:1500ms] offset 15s)) > 5"
+
+
+def test_how_long_an_alert_may_come_late_is_read_from_its_rule() -> None:
+    """Range, `for`, group_wait and group_interval of the shipped files, divided."""
+    reach = rules.reach_seconds()
+    every = [rule for file in SHIPPED.values() for group in file["groups"] for rule in group["rules"]]
+    assert set(reach) == {rule["alert"] for rule in every if "alert" in rule}
+    assert reach["FinalizationFailureHigh"] == (15 + 5 + 0.5 + 5) * 60 / FACTOR
+    assert reach["Watchdog"] == 5.5 * 60 / FACTOR

@@ -4,8 +4,8 @@ First, under the shipped rules as they are, what heals by itself: nothing may fi
 minute. Then, under the divided rules, what needs a person: the declared alert must come, no other may, doctor must name
 the cause first, the remedy must heal, and the alert must end.
 
-An alert belongs to the drills that run when its episode is told first. One that none of them declared is wrong, and
-fails all of them.
+An alert belongs to the drills that run when its episode is told first, or that ran within the time its rule looks back
+to. One that none of them declared is wrong, and fails all that run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from korrigo.drills import rules
 from korrigo.drills.drill import Drill
 from korrigo.drills.patience import crowding
 from korrigo.drills.stage import Stage
@@ -284,26 +285,23 @@ class Engine:
     # ------------------------------------------------------------------------------------- wrong alerts
     def _blame(self, todo: Sequence[_Running], started: float) -> None:
         """Find for every episode a drill that declared it; one without fails whatever ran when it was told."""
+        reach = rules.reach_seconds()
         for told in self._watch.inbox.episodes():
             # The watchdog, and doctor's test alert.
             if dict(told.labels).get("severity") == "none" or told.at < started:
                 continue
-            present = [found for found in todo if _was_running(found, told)]
-            if any(told.name in found.allowed for found in present) or _looks_back(todo, told):
+            # A rule that looks back tells of a drill that is over.
+            if any(told.name in found.allowed and _was_running(found, told, reach[told.name]) for found in todo):
                 continue
-            for found in present or todo[-1:]:
+            for found in [found for found in todo if _was_running(found, told)] or todo[-1:]:
                 found.result.problems.append(f"wrong alert: {told.name} {_labels(told)}")
 
 
-def _looks_back(todo: Sequence[_Running], told: Told) -> bool:
-    """Tell whether an alert that looks back for days is about a drill before, which declared it."""
-    return told.name in LOOKING_BACK and any(
-        told.name in found.allowed and found.began_at and found.began_at <= told.at for found in todo
-    )
-
-
-def _was_running(found: _Running, told: Told) -> bool:
-    return bool(found.began_at) and found.began_at <= told.at and (found.ended_at is None or told.at <= found.ended_at)
+def _was_running(found: _Running, told: Told, seconds: float = 0.0) -> bool:
+    """Tell whether an alert was told while a drill ran, or so long afterwards."""
+    if not found.began_at or told.at < found.began_at:
+        return False
+    return found.ended_at is None or told.at <= found.ended_at + seconds
 
 
 def _labels(told: Told) -> str:

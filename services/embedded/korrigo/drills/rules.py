@@ -104,6 +104,26 @@ def _faster_keys(item: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, An
     return {key: faster(value) if key in keys else value for key, value in item.items()}
 
 
+def reach_seconds() -> dict[str, float]:
+    """Tell for each alert how long after its cause it may still be told, in fast motion.
+
+    That is its longest range, its `for`, and what Alertmanager waits for others of its group.
+    """
+    route = load(checkout("deploy/alertmanager.yml"))["route"]
+    waits = _seconds(route["group_wait"]) + _seconds(route["group_interval"])
+    found: dict[str, float] = {}
+    for rule in (rule for file in shipped().values() for group in file["groups"] for rule in group["rules"]):
+        if "alert" in rule:
+            ranges = [_seconds(at["range"]) for at in _TIMES.finditer(rule["expr"]) if at["range"]]
+            reach = (max(ranges, default=0.0) + _seconds(rule.get("for", "0s")) + waits) / FACTOR
+            found[rule["alert"]] = max(reach, found.get(rule["alert"], 0.0))
+    return found
+
+
+def _seconds(text: str) -> float:
+    return sum(int(number) * _MILLISECONDS[unit] for number, unit in _PIECE.findall(text)) / 1000
+
+
 def prometheus(*, target: str, alertmanager: str, rules: Path, is_fast: bool) -> dict[str, Any]:
     """Return deploy/prometheus.yml for these addresses (host:port) and this folder of rules."""
     config: dict[str, Any] = load(checkout("deploy/prometheus.yml"))
