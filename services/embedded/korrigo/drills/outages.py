@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from korrigo import processes
 from korrigo.drills.desk import Desk
-from korrigo.drills.drill import LOCKS, SWEEPER, Drill
+from korrigo.drills.drill import FINALIZE, IMPORT, LOCKS, SWEEPER, Drill
 from korrigo.drills.patience import wait_for
 
 _BUDGET = ("ErrorRateHigh", "ErrorBudgetBurnFast", "ErrorBudgetBurnSlow")
@@ -112,7 +112,8 @@ class SweeperDown(Drill):
     scenario = "monitoring"
     what = "the sweeper hangs, and a lock that has ended stays"
     expects = ("SweeperStale", "ExpiredLocksNotReleased")
-    needs = frozenset({SWEEPER, LOCKS})
+    # Nothing heals meanwhile, and doctor says so first, whatever it is asked about.
+    needs = frozenset({SWEEPER, LOCKS, IMPORT, FINALIZE})
     pages = ("sweeper-stale", "expired-locks")
 
     def prepare(self) -> None:
