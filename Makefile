@@ -166,7 +166,7 @@ cluster-bin: ## Build the Kubernetes of the tests (kubectl, helm too) once; prin
 	@$(cluster) cluster.binaries
 
 .PHONY: cluster
-cluster: $(VENV)/.dev programs ## Start a real one-node Kubernetes (root); prints its KUBECONFIG
+cluster: $(VENV)/.dev programs ## Install the product on a real one-node Kubernetes (root), or into KUBECONFIG's
 	@$(cluster) cluster.command up
 
 .PHONY: cluster-down

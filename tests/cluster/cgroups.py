@@ -29,6 +29,10 @@ def make(name: str) -> None:
         for setting in ("cpuset.cpus", "cpuset.mems"):
             if (hierarchy / setting).exists() and (group / setting).exists():
                 (group / setting).write_text((hierarchy / setting).read_text())
+        # all pods together are one group beside each single process of the machine: on a crowded one they would starve
+        for setting, weight in (("cpu.shares", "16384"), ("cpu.weight", "1600")):
+            if (group / setting).exists():
+                (group / setting).write_text(weight)
 
 
 def remove(name: str) -> None:

@@ -114,6 +114,8 @@ def _prometheus_operator(plan: Plan) -> Component:
     argv = [str(plan.binaries / "prometheus-operator"), f"--apiserver=https://{NODE_ADDRESS}:{API_PORT}"]
     argv += [f"--ca-file={pki}/ca.crt", f"--cert-file={pki}/prometheus-operator.crt"]
     argv += [f"--key-file={pki}/prometheus-operator.key", f"--prometheus-config-reloader={CONFIG_RELOADER_IMAGE}"]
+    # its limit of a hundredth of a core would make every configuration a matter of minutes
+    argv += ["--config-reloader-cpu-limit=0", "--config-reloader-memory-limit=0"]
     argv += ["--web.listen-address=127.0.0.1:8380", f"--cluster-domain={DOMAIN}"]
     # it looks once, at its start, which custom kinds there are
     return Component("prometheus-operator", argv, after=str(plan.addons))
@@ -212,6 +214,8 @@ def _kubelet_configuration(plan: Plan) -> dict[str, Any]:
         # a full disk is a test of the product, not of kubelet
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
+        # what is killed twenty times in some minutes, on purpose, must not wait longer and longer for its next start
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "5s"},
         "maxPods": 100,
         # the figures of `helm test` and of the operator are about the product, not about kubelet's own pace
         "registryPullQPS": 0,

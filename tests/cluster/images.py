@@ -20,6 +20,7 @@ from typing import Any
 
 # what the times of all files are: contents decide about an image's digest, and nothing else
 _EPOCH = 0
+_NAME = "io.containerd.image.name"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -64,13 +65,12 @@ def oci_image(layers: Path | Sequence[Path], config: ImageConfig, name: str, arc
 
     Each layer, lowest first, is a folder (all its files become root's and keep their modes) or a tar taken as it is.
     """
-    platform_fields = {"architecture": ARCHITECTURES[platform.machine()], "os": "linux"}
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
         sources = [layers] if isinstance(layers, Path) else layers
         layer_blobs = [_layer(source, Path(scratch) / str(number)) for number, source in enumerate(sources)]
         settings = _json(
             {
-                **platform_fields,
+                **_platform(),
                 "created": "1970-01-01T00:00:00Z",
                 "config": config.as_json(),
                 "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layer_blobs]},
@@ -84,13 +84,55 @@ def oci_image(layers: Path | Sequence[Path], config: ImageConfig, name: str, arc
                 "layers": [layer.described("application/vnd.oci.image.layer.v1.tar") for layer in layer_blobs],
             }
         )
-        annotations = {
-            "io.containerd.image.name": name,
-            "org.opencontainers.image.ref.name": name.rpartition(":")[2],
-        }
-        index = {**manifest.described(_MANIFEST), "platform": platform_fields, "annotations": annotations}
-        _write(archive, [*layer_blobs, settings, manifest], _json({"schemaVersion": 2, "manifests": [index]}))
+        _write(archive, [*layer_blobs, settings, manifest], _index(manifest, name))
     return archive
+
+
+def with_layer(archive: Path, reference: str, folder: Path, name: str, target: Path) -> Path:
+    """Write an image of another archive, called `name`, with the files of a folder on top; returns the path.
+
+    Only what is new is in it: the layers below must be where it is imported. Raises StopIteration when the archive
+    holds no image `reference`.
+    """
+    with tarfile.open(archive) as tar:
+        described = _read(tar, "index.json")["manifests"]
+        found = next(one for one in described if one["annotations"][_NAME] == reference)
+        manifest = _read(tar, _place(found["digest"]))
+        settings = _read(tar, _place(manifest["config"]["digest"]))
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        layer = _layer(folder, Path(scratch) / "layer")
+        settings["rootfs"]["diff_ids"].append(layer.digest)
+        # it would have to tell of every layer
+        settings.pop("history", None)
+        changed = _json(settings)
+        manifest["config"] = changed.described(manifest["config"]["mediaType"])
+        manifest["layers"].append(layer.described("application/vnd.oci.image.layer.v1.tar"))
+        whole = _json(manifest)
+        _write(target, [layer, changed, whole], _index(whole, name))
+    return target
+
+
+def _read(tar: tarfile.TarFile, path: str) -> Any:
+    content = tar.extractfile(path)
+    assert content is not None, path
+    return json.load(content)
+
+
+def _place(digest: str) -> str:
+    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
+
+
+def _index(manifest: _Blob, name: str) -> _Blob:
+    annotations = {
+        _NAME: name,
+        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+    }
+    entry = {**manifest.described(_MANIFEST), "platform": _platform(), "annotations": annotations}
+    return _json({"schemaVersion": 2, "manifests": [entry]})
+
+
+def _platform() -> dict[str, str]:
+    return {"architecture": ARCHITECTURES[platform.machine()], "os": "linux"}
 
 
 def _write(archive: Path, blobs: Sequence[_Blob], index: _Blob) -> None:
@@ -99,7 +141,7 @@ def _write(archive: Path, blobs: Sequence[_Blob], index: _Blob) -> None:
         _add(tar, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
         _add(tar, "index.json", index)
         for digest, blob in {blob.digest: blob for blob in blobs}.items():
-            _add(tar, f"blobs/sha256/{digest.removeprefix('sha256:')}", blob)
+            _add(tar, _place(digest), blob)
     making.rename(archive)
 
 

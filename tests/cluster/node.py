@@ -27,7 +27,8 @@ from cluster.binaries import ensure_binaries
 from cluster.certificates import write_certificates, write_kubeconfigs
 from cluster.components import write_configuration
 from cluster.images import ImageConfig, oci_image
-from cluster.plan import API_PORT, NODE, NODE_ADDRESS, PAUSE_IMAGE, PROBE_IMAGE, Plan
+from cluster.kube import Kube
+from cluster.plan import API_PORT, CONFIG_RELOADER_IMAGE, NODE, NODE_ADDRESS, PAUSE_IMAGE, PROBE_IMAGE, Plan
 from harness.processes import Child, NotReady, is_alive, wait_for
 from harness.servers import MissingTool
 
@@ -115,16 +116,16 @@ class Node:
 
     def _wait_ready(self) -> None:
         try:
-            self._wait("the API server", lambda: self.kubectl("get", "--raw", "/readyz") == "ok", seconds=120)
+            self._wait("the API server", lambda: self.kubectl("get", "--raw", "/readyz") == "ok", seconds=300)
             self.kubectl("apply", "-f", str(MANIFESTS / "dns.yaml"))
-            self._wait("containerd", self.plan.containerd_socket.exists, seconds=60)
+            self._wait("containerd", self.plan.containerd_socket.exists, seconds=120)
             self._load_own_images()
             condition = '{.status.conditions[?(@.type=="Ready")].status}'
             ready = ("get", "node", NODE, "-o", f"jsonpath={condition}")
-            self._wait("the node", lambda: self.kubectl(*ready) == "True", seconds=120)
+            self._wait("the node", lambda: self.kubectl(*ready) == "True", seconds=300)
             # pods are refused until their namespace has one
             found = ("get", "serviceaccount", "default", "-o", "name")
-            self._wait("a service account", lambda: self.kubectl(*found) != "", seconds=60)
+            self._wait("a service account", lambda: self.kubectl(*found) != "", seconds=120)
         except NotReady as error:
             raise NotReady(f"{error}\n{self.log_tails()}") from None
 
@@ -137,12 +138,18 @@ class Node:
         wait_for(what, checked, seconds=seconds)
 
     def _load_own_images(self) -> None:
-        for program, name, user in (("pause", PAUSE_IMAGE, "65535:65535"), ("probe", PROBE_IMAGE, "65532:65532")):
-            folder = self.plan.data / f"image-{program}"
-            folder.mkdir()
-            shutil.copy2(self.plan.binaries / program, folder / program)
-            config = ImageConfig(entrypoint=[f"/{program}"], user=user)
-            self.load_image(oci_image(folder, config, name, self.plan.data / f"{program}.tar"))
+        self._load_program("/pause", PAUSE_IMAGE, "65535:65535")
+        self._load_program("/probe", PROBE_IMAGE, "65532:65532")
+
+    def _load_program(self, path: str, name: str, user: str) -> None:
+        """Import an image that holds one program and nothing else, at this path."""
+        program = Path(path).name
+        folder = self.plan.data / f"image-{program}"
+        target = folder / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(self.plan.binaries / program, target)
+        config = ImageConfig(entrypoint=[path], user=user)
+        self.load_image(oci_image(folder, config, name, self.plan.data / f"{program}.tar"))
 
     def stop(self) -> None:
         """End everything and remove the folder; calling it again does no harm.
@@ -183,28 +190,20 @@ class Node:
         self.stop()
 
     # ------------------------------------------------------------------------------------------ use
+    @property
+    def kube(self) -> Kube:
+        """kubectl and helm as the administrator."""
+        return Kube(str(self.kubeconfig), self.plan.binaries, self.plan.data)
+
     def kubectl(self, *arguments: str, given: str | None = None, seconds: float = 60) -> str:
-        """Run kubectl as the administrator and return its output; raises NotReady with its complaint."""
-        done = self.try_kubectl(*arguments, given=given, seconds=seconds)
-        if done.returncode != 0:
-            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
+        """Run kubectl as the administrator and return its output; raises AssertionError with its complaint."""
+        return self.kube.kubectl(*arguments, given=given, seconds=seconds)
 
     def try_kubectl(
         self, *arguments: str, given: str | None = None, seconds: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl and return what became of it."""
-        return subprocess.run(
-            [str(self.plan.binaries / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments],
-            input=given,
-            stdin=subprocess.DEVNULL if given is None else None,
-            # the cache of what the API server offers belongs to this cluster
-            env={"PATH": os.environ["PATH"], "HOME": str(self.plan.data)},
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
+        return self.kube.try_kubectl(*arguments, given=given, seconds=seconds)
 
     def load_image(self, archive: Path) -> None:
         """Import an OCI archive; pods use it with `imagePullPolicy: IfNotPresent` or `Never`."""
@@ -221,8 +220,10 @@ class Node:
         for kinds in ("prometheus-operator", "gateway-api"):
             folder = self.plan.binaries / "crds" / kinds
             # they are longer than the annotation in which a client-side apply would keep them
-            self.kubectl("apply", "--server-side", "-f", str(folder), seconds=120)
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s", seconds=90)
+            self.kubectl("apply", "--server-side", "-f", str(folder), seconds=300)
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s", seconds=300)
+        # where the operator looks for it
+        self._load_program("/bin/prometheus-config-reloader", CONFIG_RELOADER_IMAGE, "65534:65534")
         self.plan.addons.touch()
 
     def port(self, name: str) -> int:

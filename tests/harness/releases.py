@@ -89,11 +89,19 @@ def after(folder: Path) -> Release:
     for part in _FOLDERS:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     release = Release("the next one", folder)
-    for room, head in release.heads.items():
-        revision = f"{int(head) + 1:04}"
-        path = release._migrations(room) / f"{revision}_next_release.py"
-        path.write_text(_NEXT.format(revision=revision, head=head, room=room))
+    for path, text in next_migrations().items():
+        (folder / path).write_text(text)
     return _compiled(release)
+
+
+def next_migrations() -> dict[Path, str]:
+    """Return what the release after this one adds: the path of a migration of each room, and its text."""
+    found = {}
+    for room, head in this().heads.items():
+        revision = f"{int(head) + 1:04}"
+        path = Path("services") / room / f"korrigo_{room}" / "migrations" / f"{revision}_next_release.py"
+        found[path] = _NEXT.format(revision=revision, head=head, room=room)
+    return found
 
 
 def _compiled(release: Release) -> Release:

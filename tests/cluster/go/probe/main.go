@@ -42,7 +42,8 @@ func main() {
 	}
 }
 
-// serve answers every request with the pod's name and writes one line of log for it.
+// serve answers every request with the pod's name and writes one line of log for it, and one more with what it was
+// told: a webhook's receiver, whose log is its memory.
 func serve() {
 	name, err := os.Hostname()
 	if err != nil {
@@ -50,6 +51,9 @@ func serve() {
 	}
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Printf("asked for %s\n", r.URL.Path)
+		if told, err := io.ReadAll(r.Body); err == nil && len(told) > 0 {
+			fmt.Printf("told %s\n", strings.ReplaceAll(string(told), "\n", " "))
+		}
 		fmt.Fprintln(w, name)
 	})
 	end := make(chan os.Signal, 1)
