@@ -38,7 +38,7 @@ def celery_app(settings: Settings, rooms: Sequence[str]) -> Celery:
         worker_max_tasks_per_child=200,
         # A fork of a process with threads, channels or a pool hangs sooner or later (celery 5.7 allows spawn).
         worker_pool_start_method="spawn",
-        # A spawned child imports everything anew; with Celery's 4 s a crowded node kills each before it is up, for ever.
+        # A spawned child imports everything anew: with Celery's 4 s a crowded node kills each before it is up.
         worker_proc_alive_timeout=60,
         worker_soft_shutdown_timeout=30,
         worker_cancel_long_running_tasks_on_connection_loss=True,
