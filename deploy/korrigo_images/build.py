@@ -80,8 +80,8 @@ def _build(base: Path, context: Context, references: dict[str, str], revision: s
                 "INSTALLER": context.installer_digest,
             }
             storage.build(context.folder, image, reference, settings)
-            storage.push(reference, making)
-        layout.pack(making, archive)
+            storage.push(reference, making / image)
+        layout.pack(making, references, archive)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     for old in _oldest(storages.iterdir(), _STORAGES_KEPT):
@@ -114,11 +114,10 @@ class Storage:
         self._run(*argv, what=f"the image {target}")
 
     def push(self, reference: str, folder: Path) -> None:
-        """Add an image to an OCI layout, layers as they are: on one machine packing costs more than space."""
-        self._run(
-            "push", "--quiet", "--format", "oci", "--disable-compression", reference, f"oci:{folder}:{reference}",
-            what=f"exporting {reference}",
-        )  # fmt: skip
+        """Export an image, layers as they are: on one machine compressing costs more than space."""
+        folder.mkdir(parents=True)
+        argv = ["push", "--quiet", "--format", "oci", "--disable-compression", reference, f"dir:{folder}"]
+        self._run(*argv, what=f"exporting {reference}")
 
     def remove(self) -> None:
         """Remove the store with everything in it."""

@@ -1,4 +1,4 @@
-"""The OCI layout that buildah writes, made one archive that containerd imports with all its names.
+"""What buildah exports, made one OCI archive that containerd imports with all its names.
 
 Called by `korrigo_images.build`. The format is the OCI image layout
 (https://github.com/opencontainers/image-spec/blob/main/image-layout.md); containerd takes an image's name from the
@@ -7,6 +7,7 @@ annotation `io.containerd.image.name`, other tools from `org.opencontainers.imag
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -26,19 +27,41 @@ class Layer:
     size: int
 
 
-def pack(folder: Path, archive: Path) -> None:
-    """Write a layout's folder as an archive; the same layout gives the same bytes."""
-    index = json.loads((folder / "index.json").read_text())
-    for manifest in index["manifests"]:
-        manifest["annotations"]["io.containerd.image.name"] = manifest["annotations"][_REF_NAME]
-    index["manifests"].sort(key=lambda manifest: manifest["annotations"][_REF_NAME])
-    (folder / "index.json").write_text(json.dumps(index, sort_keys=True))
+def pack(folder: Path, references: Mapping[str, str], archive: Path) -> None:
+    """Write one archive of all images; the same images give the same bytes.
+
+    `folder` holds one folder for each image as the transport `dir:` writes it: manifest.json, and every blob under its
+    digest. (buildah's own `oci:` would compress every layer.)
+    """
+    blobs: dict[str, Path] = {}
+    manifests = []
+    for image, reference in sorted(references.items()):
+        files = {file.name: file for file in (folder / image).iterdir()}
+        content = files["manifest.json"].read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        blobs[digest] = files["manifest.json"]
+        described = json.loads(content)
+        for part in (described["config"], *described["layers"]):
+            name = part["digest"].removeprefix("sha256:")
+            blobs[name] = files[name]
+        manifests.append(
+            {
+                "mediaType": described["mediaType"],
+                "digest": f"sha256:{digest}",
+                "size": len(content),
+                "annotations": {_REF_NAME: reference, "io.containerd.image.name": reference},
+            }
+        )
+    index = folder / "index.json"
+    index.write_text(json.dumps({"schemaVersion": 2, "manifests": manifests}, sort_keys=True))
+    version = folder / "oci-layout"
+    version.write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
     making = archive.with_name(f"{archive.name}.making")
     with tarfile.open(making, "w") as tar:
-        # small files first: whoever reads the archive knows at once what is in it
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        for file in sorted(files, key=lambda path: (path.stat().st_size, path)):
-            tar.add(file, str(file.relative_to(folder)), filter=_neutral)
+        for file in (version, index):
+            tar.add(file, file.name, filter=_neutral)
+        for name, blob in sorted(blobs.items()):
+            tar.add(blob, f"blobs/sha256/{name}", filter=_neutral)
     making.rename(archive)
 
 
