@@ -98,11 +98,14 @@ def test_from_the_alert_to_the_closed_report(own: Embedded, korrigo: CommandLine
     )  # fmt: skip
     text = Path(closed["report"]).read_text()
     for part in (
-        f"# Incident Report - [{start:%Y-%m-%d-%H:%M}]", "Alerte détectée (WorkersDown)",
-        "Correction appliquée (unlock_expired_copies", "the disk was full", "- [ ] a larger disk", "- watch it",
+        f"# Incident Report - [{start:%Y-%m-%d-%H:%M}]", "Alert detected (WorkersDown)",
+        "Fix applied (unlock_expired_copies", "the disk was full", "- [ ] a larger disk", "- watch it",
         "https://korrigo.example.org/workers-down",
     ):  # fmt: skip
         assert part in text, text
+    french = korrigo("incident", "show", closed["id"], "--lang", "fr")
+    assert french.returncode == 0 and "Alerte détectée (WorkersDown)" in french.stdout, french.stderr
+    assert korrigo("incident", "show", closed["id"], "--lang", "de").returncode == 2
     assert run(korrigo, "incident", "list", "--open")["items"] == []
     assert [one["status"] for one in run(korrigo, "incident", "list")["items"]] == ["closed"]
     assert korrigo("incident", "close", closed["id"]).returncode == 4

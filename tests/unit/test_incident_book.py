@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 
 from harness.alerts import ESCALATION, load
 from korrigo.home import Home
-from korrigo.incidents import journal, levels, report
-from korrigo.incidents.book import Book, Entry, Incident
+from korrigo.incidents import journal
+from korrigo.incidents.book import Book
 from korrigo.incidents.redaction import Redactor
 from korrigo_kit.errors import NotFound
+from korrigo_kit.incidents import levels, report
+from korrigo_kit.incidents.record import Entry, Incident
+from korrigo_kit.incidents.words import language_of
 
 START = datetime(2026, 1, 12, 3, 12, tzinfo=UTC)
 
@@ -55,27 +59,72 @@ def test_the_level_follows_the_clock(priority: str, seconds: float, expected: in
     assert levels.level(priority, seconds) == expected
 
 
-def test_the_report_is_the_template_with_five_lines_that_are_true() -> None:
-    found = incident(ended_at=at(12), cause="it was full\n## Not one", lessons=["watch it"], actions=["a bigger disk"])
+ENGLISH = (
+    ["Summary", "Timeline", "Root Cause", "Corrective Actions", "Lessons Learned"],
+    "- **Start**: 2026-01-12 03:12:00", "- **End**: 2026-01-12 03:24:00", "- **Duration**: 12 minutes",
+    "- **Impact**: 3 copies stand still (2 × finalize lost_task, 1 × import no_progress); no data lost",
+    "- **Criticality**: CRITICAL", "- **03:12**: Alert detected (WorkersDown)", "- **03:16**: Investigation started",
+    "- **03:18**: Root cause identified", "- **03:21**: Fix applied (recover_stuck_copies (exit 0, 1 s))",
+    "- **03:24**: Service restored", "- [x] Immediate fix applied", "- [ ] a bigger disk", "- watch it",
+    "- 2026-01-12 03:19:00 failure: FINALIZE (TIMEOUT), 7 times until 03:20:30",
+    "- (not asked: audit trail (DATABASE_UNAVAILABLE))",
+)  # fmt: skip
+FRENCH = (
+    ["Résumé", "Chronologie", "Cause Racine", "Actions Correctives", "Leçons Apprises"],
+    "- **Début** : 2026-01-12 03:12:00", "- **Fin** : 2026-01-12 03:24:00", "- **Durée** : 12 minutes",
+    "- **Impact** : 3 copies bloquées (2 × finalize lost_task, 1 × import no_progress) ; aucune donnée perdue",
+    "- **Criticité** : CRITICAL", "- **03:12** : Alerte détectée (WorkersDown)",
+    "- **03:16** : Investigation démarrée", "- **03:18** : Cause racine identifiée",
+    "- **03:21** : Correction appliquée (recover_stuck_copies (exit 0, 1 s))", "- **03:24** : Service restauré",
+    "- [x] Correction immédiate appliquée", "- [ ] a bigger disk", "- watch it",
+    "- 2026-01-12 03:19:00 échec : FINALIZE (TIMEOUT), 7 fois jusqu'à 03:20:30",
+    "- (non consulté : piste d'audit (DATABASE_UNAVAILABLE))",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("language", "expected"), [("en", ENGLISH), ("fr", FRENCH)])
+def test_the_report_is_the_template_with_five_lines_that_are_true(language: str, expected: tuple[object, ...]) -> None:
+    found = incident(
+        ended_at=at(12), cause="it was full\n## Not one", lessons=["watch it"], actions=["a bigger disk"],
+        language=language, stuck_copies={"import no_progress": 1, "finalize lost_task": 2},
+        unasked=["audit trail (DATABASE_UNAVAILABLE)"],
+    )  # fmt: skip
+    found.timeline.insert(-3, Entry(at(7), "failure", "FINALIZE (TIMEOUT)", 7, at(8.5)))
     text = report.markdown(found, START + timedelta(hours=9))
     assert text.startswith("# Incident Report - [2026-01-12-03:12]\n")
     headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
-    assert headings == ["Résumé", "Chronologie", "Cause Racine", "Actions Correctives", "Leçons Apprises"]
-    for line in (
-        "- **Durée** : 12 minutes", "- **Criticité** : CRITICAL", "- **Fin** : 2026-01-12 03:24:00",
-        "- **03:12** : Alerte détectée (WorkersDown)", "- **03:16** : Investigation démarrée",
-        "- **03:18** : Cause racine identifiée",
-        "- **03:21** : Correction appliquée (recover_stuck_copies (exit 0, 1 s))",
-        "- **03:24** : Service restauré", "- [x] Correction immédiate appliquée", "- [ ] a bigger disk", "- watch it",
-    ):  # fmt: skip
-        assert line in text.splitlines(), line
+    assert headings == expected[0]
+    for line in expected[1:]:
+        assert line in text.splitlines(), f"{line}\n{text}"
     # what a person typed opens nothing in the report
     assert "<b>" not in text and "\n## Not" not in text
+    # either can be read in the other language
+    other = "fr" if language == "en" else "en"
+    assert report.markdown(found, START, other) == report.markdown(replace(found, language=other), START) != text
 
 
-def test_an_incident_that_lasts_says_so() -> None:
-    text = report.markdown(incident(), START + timedelta(minutes=20))
-    assert "- **Fin** : en cours" in text and "N3 (developers)" in text and "- **--:--** : Service restauré" in text
+@pytest.mark.parametrize(
+    ("language", "lines"),
+    [("en", ("- **End**: not yet", "N3 (developers)", "- **--:--**: Service restored")),
+     ("fr", ("- **Fin** : en cours", "N3 (développement)", "- **--:--** : Service restauré"))],
+)  # fmt: skip
+def test_an_incident_that_lasts_says_so(language: str, lines: tuple[str, ...]) -> None:
+    text = report.markdown(incident(language=language), START + timedelta(minutes=20))
+    assert [line for line in lines if line not in text] == []
+
+
+def test_a_person_who_tells_the_impact_knows_better() -> None:
+    found = incident(impact="two classes wait", stuck_copies={"import no_progress": 1})
+    assert "- **Impact**: two classes wait" in report.markdown(found, START).splitlines()
+    assert "- **Impact**: to be completed" in report.markdown(incident(), START).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("locale", "language"),
+    [("fr_FR.UTF-8", "fr"), ("fr", "fr"), ("FR_CA", "fr"), ("en_GB.UTF-8", "en"), ("C.UTF-8", "en"), ("", "en")],
+)
+def test_the_language_is_that_of_the_locale(locale: str, language: str) -> None:
+    assert language_of(locale) == language
 
 
 def test_a_report_that_somebody_edited_is_left_as_it_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -13,10 +14,11 @@ from uuid import UUID
 import typer
 
 from korrigo.home import Home
-from korrigo.incidents import levels
-from korrigo.incidents.book import Book, Entry, Incident
+from korrigo.incidents.book import Book
 from korrigo.operating import ActAs, AsJson, DryRun, Operation, Progress, moment, operation, seconds, tell
 from korrigo_kit.errors import Invalid, KorrigoError, NotFound, StateConflict
+from korrigo_kit.incidents import levels, words
+from korrigo_kit.incidents.record import Entry, Incident
 
 if TYPE_CHECKING:
     from korrigo.incidents.evidence import Snapshot
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 Which = Annotated[str, typer.Argument(help="id of `incident list`, or latest")]
 Text = Annotated[str | None, typer.Option(help="one line")]
+ReadIn = Annotated[str | None, typer.Option("--lang", help="en or fr; default: the report's own language")]
+Lang = Annotated[str | None, typer.Option(help="language of the report: en or fr; default: that of your locale")]
 _ROOMS = ("ingest", "grading", "render", "audit")
 _DAY = timedelta(days=1)
 
@@ -41,6 +45,7 @@ def new(
     title: Annotated[str | None, typer.Option(help="what it is about; default: the alert's name")] = None,
     since: Annotated[str | None, typer.Option(help="when it began, 30m or an ISO time; default: the alert's")] = None,
     priority: Annotated[str | None, typer.Option(help="P0 to P3; default: the alert's, else P2")] = None,
+    lang: Lang = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,6 +62,7 @@ def new(
         chosen = _chosen(at, alert, str(group) if group else None)
         known = next((one for one in book.all() if chosen is not None and one.group_id == chosen.id), None)
         found = known or _begun(book, chosen, title or alert, moment(since) if since else None, priority, now)
+        found.language = _language(lang, found.language if known else _spoken())
         _refresh(home, at, found, now)
     if not dry_run:
         book.write(found, now)
@@ -82,13 +88,14 @@ def list_incidents(
 
 
 @app.command()
-def show(which: Which = "latest", as_json: AsJson = False) -> None:
-    """Show an incident with what is known of it now. Example: korrigo incident show latest"""
-    from korrigo.incidents import report
+def show(which: Which = "latest", lang: ReadIn = None, as_json: AsJson = False) -> None:
+    """Show an incident with what is known of it now. Example: korrigo incident show latest --lang fr"""
+    from korrigo_kit.incidents import report
 
     home, now = Home.locate(), datetime.now(UTC)
     book = Book(home)
     found = book.find(which)
+    language = _language(lang, found.language)
     if found.is_open:
         with _rooms() as at:
             _refresh(home, at, found, now)
@@ -96,7 +103,7 @@ def show(which: Which = "latest", as_json: AsJson = False) -> None:
     if as_json:
         tell(True, found.fields(now))
         return
-    typer.echo(report.markdown(found, now))
+    typer.echo(report.markdown(found, now, language))
 
 
 @app.command()
@@ -106,6 +113,7 @@ def close(
     action: Annotated[list[str] | None, typer.Option(help="what remains to be done (repeatable)")] = None,
     lesson: Annotated[list[str] | None, typer.Option(help="what was learnt (repeatable)")] = None,
     impact: Text = None,
+    lang: ReadIn = None,
     force: Annotated[bool, typer.Option("--force", help="although its alert fires, or cannot be asked")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -119,6 +127,7 @@ def close(
     found = book.find(which)
     if not found.is_open:
         raise StateConflict("INCIDENT_CLOSED", f"{found.id} is closed already")
+    found.language = _language(lang, found.language)
     if cause:
         # The moment at which it was found out, for the report's third line.
         found.timeline.append(Entry(_iso(now), "note", f"cause: {cause}"))
@@ -198,6 +207,18 @@ def isolate(
     tell(as_json, fields, *lines, ended, "afterwards: korrigo incident isolate --end")
 
 
+def _language(chosen: str | None, otherwise: str) -> str:
+    if chosen is not None and chosen not in words.LANGUAGES:
+        raise Invalid("UNKNOWN_NAME", f"{chosen} is none of {', '.join(words.LANGUAGES)}")
+    return chosen or otherwise
+
+
+def _spoken() -> str:
+    """Return the language of whoever gives the command, by the variables that every program goes by."""
+    given = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return words.language_of(next((locale for locale in given if locale), ""))
+
+
 @contextmanager
 def _rooms() -> Iterator[Operation | None]:
     """Give the rooms, or None when there is no way to them: an incident begins all the same."""
@@ -272,7 +293,9 @@ def _refresh(home: Home, at: Operation | None, found: Incident, now: datetime) -
         seen.entries = [entry for entry in found.timeline if entry.kind != "note"]
     found.timeline = sorted([*seen.entries, *notes], key=lambda entry: entry.at)
     found.unasked = seen.unasked
-    found.impact = found.impact or seen.impact
+    # The most that stood still at once: a report that is written after the healing tells it too.
+    if sum(seen.stuck_copies.values()) >= sum(found.stuck_copies.values()):
+        found.stuck_copies = seen.stuck_copies
     if seen.group is not None:
         # It may have fired on after it seemed over.
         found.ended_at = _iso(seen.group.ended_at) if seen.group.ended_at else None
@@ -280,8 +303,6 @@ def _refresh(home: Home, at: Operation | None, found: Incident, now: datetime) -
 
 
 def _snapshot(home: Home, to: Path | None, hours: float) -> Snapshot:
-    import os
-
     from korrigo import installation, rooms
     from korrigo.incidents import evidence
 
@@ -312,7 +333,7 @@ def _of_snapshot(made: Snapshot) -> list[str]:
 def _tell(as_json: bool, book: Book, found: Incident, now: datetime, text: str, *, dry_run: bool) -> None:
     level = found.level(now)
     fields = {**found.fields(now), "dry_run": dry_run, "report": str(book.report_file(found))}
-    lines = [text, f"{found.priority}, level {level} ({levels.WHO[level]})"]
+    lines = [text, f"{found.priority}, level {level} ({words.LANGUAGES[words.DEFAULT].levels[level]})"]
     lines += [f"not asked: {what}" for what in found.unasked]
     if not dry_run:
         lines.append(str(book.report_file(found)))

@@ -1,4 +1,4 @@
-"""One incident: a JSON file that is the truth and a Markdown report made from it, in $KORRIGO_HOME/incidents.
+"""Incidents as files: JSON, which is the truth, and a Markdown report made from it, in $KORRIGO_HOME/incidents.
 
 A report that somebody has edited is his: it is not written again, only the JSON is.
 """
@@ -9,78 +9,15 @@ import hashlib
 import json
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from korrigo.home import Home, replace_file
-from korrigo.incidents import levels, report
 from korrigo_kit.errors import Invalid, NotFound
+from korrigo_kit.incidents import report
+from korrigo_kit.incidents.record import Incident
 
-FORMAT = 1
 _ID = re.compile(r"\d{4}-\d{2}-\d{2}-\d{2}-\d{2}-[a-z0-9-]{1,80}")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of a timeline; `kind` is alert, resolved, failure, act, command or note."""
-
-    at: str
-    kind: str
-    text: str
-
-
-@dataclass
-class Incident:
-    """An incident; times are ISO in UTC, None = not yet."""
-
-    id: str
-    title: str
-    priority: str
-    severity: str
-    created_at: str
-    started_at: str
-    ended_at: str | None = None
-    closed_at: str | None = None
-    group_id: str | None = None
-    alertname: str | None = None
-    scenario: str | None = None
-    runbook_url: str | None = None
-    impact: str = ""
-    cause: str = ""
-    actions: list[str] = field(default_factory=list)
-    lessons: list[str] = field(default_factory=list)
-    snapshots: list[str] = field(default_factory=list)
-    timeline: list[Entry] = field(default_factory=list)
-    # What could not be asked when it was last looked at.
-    unasked: list[str] = field(default_factory=list)
-    report_sha256: str = ""
-
-    @property
-    def is_open(self) -> bool:
-        """Tell whether nobody has closed it."""
-        return self.closed_at is None
-
-    def lasted_seconds(self, now: datetime) -> float:
-        """Tell how long it has lasted, or lasted."""
-        ended = self.ended_at or self.closed_at
-        end = datetime.fromisoformat(ended) if ended else now
-        return max(0.0, (end - datetime.fromisoformat(self.started_at)).total_seconds())
-
-    def level(self, now: datetime) -> int:
-        """Return who has to know by now, 1 to 4."""
-        return levels.level(self.priority, self.lasted_seconds(now))
-
-    def fields(self, now: datetime) -> dict[str, Any]:
-        """Write it as one JSON object, with what follows from the time."""
-        return {
-            **asdict(self),
-            "format": FORMAT,
-            "status": "open" if self.is_open else "closed",
-            "level": self.level(now),
-            "lasted_seconds": round(self.lasted_seconds(now)),
-        }
 
 
 class Book:
@@ -135,10 +72,7 @@ class Book:
 
 def _read(path: Path) -> Incident:
     try:
-        found = json.loads(path.read_text())
-        known = {name: found[name] for name in Incident.__dataclass_fields__ if name in found}
-        known["timeline"] = [Entry(**entry) for entry in known.get("timeline", [])]
-        return Incident(**known)
+        return Incident.of(json.loads(path.read_text()))
     except (ValueError, TypeError, KeyError) as error:
         raise Invalid("INCIDENT_UNREADABLE", f"{path} is no incident: {error}") from None
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from korrigo.home import Home
 from korrigo.incidents import journal
-from korrigo.incidents.book import Entry
 from korrigo_kit.errors import KorrigoError
+from korrigo_kit.incidents.record import Entry
 
 if TYPE_CHECKING:
     from korrigo.operating import Operation
@@ -30,7 +30,7 @@ class Seen:
 
     entries: list[Entry] = field(default_factory=list)
     group: Group | None = None
-    impact: str = ""
+    stuck_copies: dict[str, int] = field(default_factory=dict)
     unasked: list[str] = field(default_factory=list)
 
 
@@ -80,8 +80,9 @@ def _of_group(group: Group) -> Iterator[Entry]:
         begun.setdefault(name, []).append(alert.started_at)
         summaries[name] = alert.annotations.get("summary", "")
     for name, moments in begun.items():
-        more = f", {len(moments)} alerts until {max(moments).astimezone(UTC):%H:%M:%S}" if len(moments) > 1 else ""
-        yield Entry(_iso(min(moments)), "alert", f"{name}: {summaries[name]}{more}".strip(": "))
+        yield Entry(
+            _iso(min(moments)), "alert", f"{name}: {summaries[name]}".strip(": "), len(moments), _last(moments)
+        )
         if group.ended_at is not None:
             yield Entry(_iso(group.ended_at), "resolved", name)
 
@@ -94,19 +95,16 @@ def _acts(at: Operation, since: datetime, until: datetime) -> Iterable[Entry]:
     for record in listing.notable(at["audit"].db, since, until):
         gathered.setdefault((record["action"], _why(record["metadata"])), []).append(record)
     for (action, why), records in gathered.items():
-        is_failure = records[0]["metadata"].get("success") is False
-        kind = "failure" if is_failure else "act"
-        text = f"{action} failed" if is_failure else action
-        text += f" ({why})" if why else ""
+        kind = "failure" if records[0]["metadata"].get("success") is False else "act"
+        text = f"{action} ({why})" if why else action
         if len(records) <= _ALONE:
             entries += [
                 Entry(_iso(one["happened_at"]), kind, f"{text} {one['subject_type']} {one['subject_id']}")
                 for one in records
             ]
             continue
-        last = max(one["happened_at"] for one in records)
-        text = f"{text}, {len(records)} times until {last.astimezone(UTC):%H:%M:%S}"
-        entries.append(Entry(_iso(min(one["happened_at"] for one in records)), kind, text))
+        moments = [one["happened_at"] for one in records]
+        entries.append(Entry(_iso(min(moments)), kind, text, len(moments), _last(moments)))
     return entries
 
 
@@ -123,14 +121,15 @@ def _impact(at: Operation, seen: Seen) -> Iterable[Entry]:
     from korrigo_kit.stuck import Stuck
 
     found: list[Stuck] = [item for room in at.rooms.values() for item in room.room.stuck(room)]
-    copies = sum(item.copies for item in found)
-    if copies:
-        by_reason: dict[str, int] = {}
-        for item in found:
-            by_reason[f"{item.stage} {item.reason}"] = by_reason.get(f"{item.stage} {item.reason}", 0) + item.copies
-        parts = ", ".join(f"{count} × {name}" for name, count in sorted(by_reason.items()))
-        seen.impact = f"{copies} copies bloquées ({parts}) ; aucune donnée perdue"
+    for item in found:
+        name = f"{item.stage} {item.reason}"
+        seen.stuck_copies[name] = seen.stuck_copies.get(name, 0) + item.copies
+    seen.stuck_copies = {name: count for name, count in seen.stuck_copies.items() if count}
     return ()
+
+
+def _last(moments: list[datetime]) -> str | None:
+    return _iso(max(moments)) if len(moments) > 1 else None
 
 
 def _iso(moment: datetime) -> str:

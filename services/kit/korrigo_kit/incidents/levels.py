@@ -13,7 +13,6 @@ CLOCKS: dict[str, dict[int, int]] = {
     "P2": {2: 86400},
     "P3": {},
 }
-WHO = {1: "the product heals itself", 2: "support", 3: "developers", 4: "architecture"}
 PRIORITIES = tuple(CLOCKS)
 _SUPPORT = 2
 _HIGHEST = 4
