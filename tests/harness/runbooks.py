@@ -14,6 +14,9 @@ RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
 PARTS = ("Meaning", "Impact", "Diagnosis", "Mitigation")
 FRENCH = RUNBOOKS / "fr"
 FRENCH_PARTS = ("Signification", "Conséquences", "Diagnostic", "Remèdes")
+GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
+# What whoever is on call reads, and so in French too: the guides that carry the chapters of the school's own guide.
+ON_CALL = ("backup", "emergencies", "exam-day", "maintenance", "security-incident", "training")
 PAGES = sorted(path for path in RUNBOOKS.glob("*.md") if path.name != "README.md")
 # A block inside a list is indented with it.
 _BLOCK = re.compile(r"^( *)```bash\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
