@@ -19,6 +19,7 @@ from harness.servers import Postgres
 from harness.whole_rooms import WholeRooms
 from korrigo_audit.flows import completeness, listing, verification
 from korrigo_grading.flows import finalize, locking, scoring
+from korrigo_ingest.flows import retrying
 from korrigo_kit import operations, outbox
 from korrigo_kit.auth import Principal
 from korrigo_kit.errors import Forbidden, Invalid, KorrigoError, NotFound, StateConflict, Unavailable
@@ -105,6 +106,15 @@ def _scan(rooms: WholeRooms, state: str, reason: str | None, job_state: str) -> 
         scan, new_id(), state, "ab" * 32, new_id(), job, reason,
     )  # fmt: skip
     return scan
+
+
+def _job_of(rooms: WholeRooms, scan: str) -> tuple[object, ...]:
+    """Return the state of a scan, and the state and attempts of its job."""
+    (found,) = rooms.sql(
+        "SELECT s.state, j.state, j.attempts FROM ingest.scans s JOIN ingest.jobs j ON j.id = s.job_id WHERE s.id = %s",
+        scan,
+    )
+    return tuple(found)
 
 
 # ---------------------------------------------------------------------------------------------- once
@@ -276,6 +286,39 @@ def test_a_refused_document_stays_refused_and_the_counters_say_so(rooms: WholeRo
     assert "another file" in answer.items[0].note
     assert interventions_total.labels("failed")._value.get() == failed + 1
     assert operator_actions_total.labels("RetryImport")._value.get() == asked + 1
+
+
+@pytest.mark.parametrize("job_state", ["FAILED", "QUARANTINED", "DONE", None])
+def test_an_open_import_without_a_living_job_gets_one(
+    rooms: WholeRooms, channels: Channels, job_state: str | None
+) -> None:
+    scan = _scan(rooms, "RUNNING", None, job_state or "DONE")
+    if job_state is None:
+        rooms.sql("DELETE FROM ingest.jobs WHERE subject_id = %s", scan)
+    plan = _ask(channels, "RetryImport", "scan", scan, is_dry_run=True)
+    assert [item.note for item in plan.items] == ["would be tried again"]
+    assert _ask(channels, "RetryImport", "scan", scan).affected == 1
+    assert _job_of(rooms, scan) == ("RECEIVED", "READY", 0)
+    # and a second order finds nothing to heal
+    _ask(channels, "RetryImport", "scan", scan)
+    assert rooms.sql("SELECT count(*) FROM ingest.jobs WHERE subject_id = %s AND state = 'READY'", scan) == [(1,)]
+
+
+def test_the_sweep_gives_a_job_to_an_import_that_lost_its_own_but_not_to_one_that_fails(rooms: WholeRooms) -> None:
+    over, gone, young, failing = (_scan(rooms, "RUNNING", None, state) for state in ("DONE", "DONE", "DONE", "FAILED"))
+    rooms.sql("DELETE FROM ingest.jobs WHERE subject_id = %s", gone)
+    rooms.sql(
+        "UPDATE ingest.scans SET updated_at = now() - interval '16 seconds' WHERE id = ANY(%s::uuid[])",
+        [over, gone, failing],
+    )
+    assert retrying.give_jobs(rooms["ingest"]) == 2
+    assert _job_of(rooms, over) == _job_of(rooms, gone) == ("RECEIVED", "READY", 0)
+    payloads = rooms.sql("SELECT payload ->> 'scan_id' FROM ingest.jobs WHERE subject_id = %s", gone)
+    assert payloads == [(gone,)]
+    assert (_job_of(rooms, young), _job_of(rooms, failing)) == (("RUNNING", "DONE", 3), ("RUNNING", "FAILED", 3))
+    assert [leaf["action"] for leaf in _told(rooms, "ingest", gone)] == ["RETRY"]
+    assert retrying.give_jobs(rooms["ingest"]) == 0
+    assert "jobless-imports" in {work.name for work in rooms["ingest"].room.periodic(rooms["ingest"])}
 
 
 def test_a_failed_finalisation_is_asked_for_once_more(rooms: WholeRooms, desk: Desk, channels: Channels) -> None:

@@ -45,7 +45,9 @@ def _interventions(rt: Runtime) -> Mapping[str, Verb]:
 
 
 def _periodic(rt: Runtime) -> Sequence[Periodic]:
-    return (Periodic("clean-spool", 600, clean_spool),)
+    from korrigo_ingest.flows import retrying
+
+    return (Periodic("clean-spool", 600, clean_spool), Periodic("jobless-imports", 10, retrying.give_jobs))
 
 
 def _gauges(rt: Runtime) -> Sequence[GaugeSource]:

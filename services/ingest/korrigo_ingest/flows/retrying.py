@@ -1,12 +1,14 @@
-"""Imports that ended badly are tried again, and imports that stand still are rung again.
+"""Imports that ended badly are tried again, imports that stand still are rung again, and none stays without a job.
 
-Started by `korrigo retry_failed_tasks` and `korrigo recover_stuck_copies`. A scan that was REJECTED is not retried: the
-document itself was refused, and would be again. But for one that ran out of time (its job is QUARANTINED): a machine
-that is less busy may get through it, and until somebody asks for that its copies count as stuck.
+Started by `korrigo retry_failed_tasks`, `korrigo recover_stuck_copies`, RetryImport and the room's sweep. A scan that
+was REJECTED is not retried: the document itself was refused, and would be again. But for one that ran out of time
+(its job is QUARANTINED): a machine that is less busy may get through it, and until somebody asks for that its copies
+count as stuck.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,14 +20,23 @@ from korrigo_kit.errors import NotFound, StateConflict
 from korrigo_kit.outbox import SYSTEM_ACTOR
 from korrigo_kit.room import Runtime
 
+log = logging.getLogger("grading.import")
+
+_KIND = "import"
+_GONE = "GONE"
 _SCAN = (
-    "s.id::text AS id, s.exam_id::text AS exam_id, s.state, s.error_reason, s.job_id::text AS job_id, j.state"
-    " AS job_state, s.updated_at FROM scans s JOIN jobs j ON j.id = s.job_id"
+    "s.id::text AS id, s.exam_id::text AS exam_id, s.state, s.error_reason, s.job_id::text AS job_id,"
+    f" coalesce(j.state, '{_GONE}') AS job_state, s.updated_at FROM scans s LEFT JOIN jobs j ON j.id = s.job_id"
 )
 
+_IS_OPEN = "s.state IN ('RECEIVED', 'RUNNING')"
 _RETRIABLE = (
-    "(s.state = 'FAILED' AND j.state IN ('FAILED', 'QUARANTINED') OR s.state = 'REJECTED' AND j.state = 'QUARANTINED')"
+    "(s.state = 'FAILED' AND j.state IN ('FAILED', 'QUARANTINED') OR s.state = 'REJECTED' AND j.state = 'QUARANTINED'"
+    f" OR {_IS_OPEN} AND (j.state IS NULL OR j.state IN ('DONE', 'FAILED', 'QUARANTINED')))"
 )
+# Long enough that an import which loses its job again and again does not keep the sweeper busy, short enough that
+# it is healed before it counts as stuck.
+_JOBLESS_SECONDS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +53,20 @@ class Import:
 
     @property
     def may_be_retried(self) -> bool:
-        """Tell whether the import ended badly, and not for good."""
-        return self.state == "FAILED" or (self.state == "REJECTED" and self.job_state == "QUARANTINED")
+        """Tell whether the import ended badly, and not for good, or waits for a job that there is not."""
+        if self.job_state in ("READY", "RUNNING"):
+            return False
+        return self.state in ("FAILED", "RECEIVED", "RUNNING") or (
+            self.state == "REJECTED" and self.job_state == "QUARANTINED"
+        )
 
 
 def failed(rt: Runtime, since: datetime | None) -> list[Import]:
     """List the imports that failed, oldest first; with `since` only those that ended later."""
     with rt.db.transaction() as tx:
         rows = tx.all(
-            f"SELECT {_SCAN} WHERE {_RETRIABLE}"
-            " AND (%(since)s::timestamptz IS NULL OR s.finished_at >= %(since)s) ORDER BY s.finished_at",
+            f"SELECT {_SCAN} WHERE {_RETRIABLE} AND (%(since)s::timestamptz IS NULL"
+            " OR coalesce(s.finished_at, s.updated_at) >= %(since)s) ORDER BY coalesce(s.finished_at, s.updated_at)",
             {"since": since},
         )
     return [Import(**row) for row in rows]
@@ -82,7 +97,7 @@ def open_ones(rt: Runtime, exam_id: str | None) -> list[Import]:
     with rt.db.transaction() as tx:
         rows = tx.all(
             f"SELECT {_SCAN} WHERE ({_RETRIABLE}"
-            "   OR s.state IN ('RECEIVED', 'RUNNING') AND j.state = 'READY'"
+            f"   OR {_IS_OPEN} AND j.state = 'READY'"
             "   AND j.created_at < clock_timestamp() - make_interval(secs => %(after)s))"
             " AND (%(exam)s::uuid IS NULL OR s.exam_id = %(exam)s::uuid) ORDER BY s.updated_at, s.id",
             {"exam": exam_id, "after": rt.settings.jobs.stuck_seconds},
@@ -94,14 +109,40 @@ def retry(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> None:
     """Have a failed import done again with fresh counters; raises NotFound and StateConflict (NOTHING_TO_RETRY)."""
     with rt.db.transaction(actor=actor_id) as tx:
         scan = _held(tx, scan_id)
-        if not Import(**scan).may_be_retried or not jobs.retry(tx, scan["job_id"]):
+        if not Import(**scan).may_be_retried:
             raise StateConflict("NOTHING_TO_RETRY", f"the import is {scan['state']}, it did not fail")
-        tx.run(
-            "UPDATE scans SET state = 'RECEIVED', error_reason = NULL, error_message = NULL, finished_at = NULL,"
-            " updated_at = clock_timestamp() WHERE id = %s",
-            (scan_id,),
+        _again(tx, scan, actor_id)
+
+
+def give_jobs(rt: Runtime) -> int:
+    """Give a new job to every import whose own is gone, or over without it; returns how many. Work of the sweep.
+
+    One whose job failed is left to a person: it would fail again and again.
+    """
+    with rt.db.transaction() as tx:
+        rows = tx.all(
+            f"SELECT {_SCAN} WHERE {_IS_OPEN} AND (j.state IS NULL OR j.state = 'DONE')"
+            " AND s.updated_at < clock_timestamp() - make_interval(secs => %s) ORDER BY s.updated_at FOR UPDATE OF s"
+            " SKIP LOCKED",
+            (_JOBLESS_SECONDS,),
         )
-        events.scan_retried(tx, scan, actor_id)
+        for scan in rows:
+            log.warning("scan %s had no job any more: it gets another", scan["id"], extra={"scan_id": scan["id"]})
+            _again(tx, scan, SYSTEM_ACTOR)
+    return len(rows)
+
+
+def _again(tx: Tx, scan: dict[str, Any], actor_id: str) -> None:
+    """Make the import's job due again, or another where there is none to make due."""
+    if not jobs.retry(tx, scan["job_id"]):
+        payload = {"scan_id": scan["id"]}
+        scan["job_id"] = jobs.enqueue(tx, kind=_KIND, subject_id=scan["id"], payload=payload)
+    tx.run(
+        "UPDATE scans SET state = 'RECEIVED', job_id = %s, error_reason = NULL, error_message = NULL,"
+        " finished_at = NULL, updated_at = clock_timestamp() WHERE id = %s",
+        (scan["job_id"], scan["id"]),
+    )
+    events.scan_retried(tx, scan, actor_id)
 
 
 def ring(rt: Runtime, scan_id: str, actor_id: str = SYSTEM_ACTOR) -> bool:
