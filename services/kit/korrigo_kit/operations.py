@@ -1,7 +1,7 @@
 """gRPC face that every room has for those who keep it running: what is stuck, and acts of healing.
 
-Both sides are here: `service` for a room's servicers, `list_stuck` and `intervene` for the command line, grading's
-summary and the operator.
+Both sides are here: `service` for a room's servicers, `list_stuck`, `intervene` and `ask_figures` for the command
+line, grading's summary and the operator.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from korrigo_kit import interventions, stuck
 from korrigo_kit.interventions import ACTIONS, Asked
 from korrigo_kit.rpc import Channels
 from korrigo_kit.stuck import Stuck
+from korrigo_kit.telemetry import figures
+from korrigo_kit.telemetry.figures import Told
 from korrigo_protos.common.v1 import operations_pb2, operations_pb2_grpc
 
 if TYPE_CHECKING:
@@ -86,6 +88,27 @@ class OperationService(operations_pb2_grpc.OperationServiceServicer):
             needs_approval=outcome.needs_approval,
         )
 
+    def TellFigures(  # noqa: N802 - the protocol's name
+        self, request: operations_pb2.TellFiguresRequest, context: grpc.ServicerContext
+    ) -> operations_pb2.TellFiguresResponse:
+        """Tell what every living process of this room counted lately."""
+        with self._rt.db.transaction() as tx:
+            told = figures.read(tx)
+        return operations_pb2.TellFiguresResponse(
+            processes=[
+                operations_pb2.ProcessFigures(
+                    process=one.process,
+                    service=one.service,
+                    seconds=one.seconds,
+                    figures=[
+                        operations_pb2.Figure(name=name, label=label, value=value)
+                        for (name, label), value in sorted(one.numbers.items())
+                    ],
+                )
+                for one in told
+            ]
+        )
+
 
 def service(rt: Runtime) -> Callable[[grpc.Server], None]:
     """Add this face to a room's gRPC server."""
@@ -128,6 +151,17 @@ def list_stuck(channels: Channels, room: str, *, seconds: float = _LIST_SECONDS,
             error_reason=item.error_reason,
         )
         for item in answer.items
+    ]
+
+
+def ask_figures(channels: Channels, room: str, *, seconds: float = _LIST_SECONDS) -> list[Told]:
+    """Ask a room what its processes counted lately; raises the room's error, or Unavailable."""
+    with channels.asking(room):
+        stub = channels.stub(room, operations_pb2_grpc.OperationServiceStub)
+        answer = stub.TellFigures(operations_pb2.TellFiguresRequest(), timeout=seconds)
+    return [
+        Told(one.process, one.service, one.seconds, {(item.name, item.label): item.value for item in one.figures})
+        for one in answer.processes
     ]
 
 

@@ -175,7 +175,8 @@ def _housekeeping() -> Sequence[Periodic]:
     def prune_heartbeats(runtime: Runtime) -> None:
         with runtime.db.transaction() as tx:
             tx.run(
-                "DELETE FROM heartbeats WHERE name LIKE 'worker:%%' AND beat_at < clock_timestamp() - interval '1 day'"
+                "DELETE FROM heartbeats WHERE (name LIKE 'worker:%%' OR name LIKE 'figures:%%')"
+                " AND beat_at < clock_timestamp() - interval '1 day'"
             )
 
     return (

@@ -76,6 +76,13 @@ def _background(process: Process, parts: Sequence[str], stop: threading.Event) -
             from korrigo_kit.parts import Sweeper
 
             threads.append(threading.Thread(target=Sweeper(runtime, stop).run, name=f"sweeper-{runtime.name}"))
+    if "api" in parts:
+        from korrigo_kit.telemetry.figures import Teller
+
+        # One for all rooms of the process, because its numbers are: grading's table, which the summary reads first.
+        chosen = process.runtimes.get("grading") or next(iter(process.runtimes.values()))
+        service = "korrigo" if len(process.runtimes) > 1 else chosen.name
+        threads.append(threading.Thread(target=Teller(chosen, service).run, args=(stop,), name="figures"))
     for thread in threads:
         thread.daemon = True
     return threads

@@ -201,6 +201,13 @@ def work(rooms: Sequence[Room], settings: Settings, *, registry: str, ready_file
     if with_tasks:
         watch = threading.Thread(target=watch_forever, args=(with_tasks, stop, pulse), name="watch", daemon=True)
         threads.append(watch)
+    if settings.http.metrics_port:
+        # Else this process's numbers are told by the one whose /metrics has them.
+        from korrigo_kit.telemetry.figures import Teller
+
+        threads.append(
+            threading.Thread(target=Teller(runtimes[0], name).run, args=(stop,), name="figures", daemon=True)
+        )
     for thread in threads:
         thread.start()
     pulse.watch(threads)

@@ -327,3 +327,110 @@ class ActedOn(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActedOn: _TypeAlias = ActedOn  # noqa: Y015
+
+@_typing.final
+class TellFiguresRequest(_message.Message):
+    """Nothing to choose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellFiguresRequest: _TypeAlias = TellFiguresRequest  # noqa: Y015
+
+@_typing.final
+class TellFiguresResponse(_message.Message):
+    """The processes that gave a sign within the last minute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessFigures]:
+        """One per process."""
+
+    def __init__(
+        self,
+        *,
+        processes: _abc.Iterable[Global___ProcessFigures] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["processes", b"processes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellFiguresResponse: _TypeAlias = TellFiguresResponse  # noqa: Y015
+
+@_typing.final
+class ProcessFigures(_message.Message):
+    """What one process counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESS_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    process: _builtins.str
+    """Service, host and process."""
+    service: _builtins.str
+    """The room, ROOM-worker, or korrigo when one process holds several rooms."""
+    seconds: _builtins.float
+    """Over how many seconds, at most the last 15 minutes."""
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Figure]:
+        """The numbers that are not 0, and all buckets of latency."""
+
+    def __init__(
+        self,
+        *,
+        process: _builtins.str = ...,
+        service: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        figures: _abc.Iterable[Global___Figure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "process", b"process", "seconds", b"seconds", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProcessFigures: _TypeAlias = ProcessFigures  # noqa: Y015
+
+@_typing.final
+class Figure(_message.Message):
+    """How much a counter grew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the sample."""
+    label: _builtins.str
+    """Value of its one label that is kept, empty when there is none."""
+    value: _builtins.float
+    """By how much it grew."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        label: _builtins.str = ...,
+        value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Figure: _TypeAlias = Figure  # noqa: Y015

@@ -45,6 +45,11 @@ class OperationServiceStub:
                 request_serializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.InterveneRequest.SerializeToString,
                 response_deserializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.InterveneResponse.FromString,
                 _registered_method=True)
+        self.TellFigures = channel.unary_unary(
+                '/korrigo_protos.common.v1.OperationService/TellFigures',
+                request_serializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresRequest.SerializeToString,
+                response_deserializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresResponse.FromString,
+                _registered_method=True)
 
 
 class OperationServiceServicer:
@@ -65,6 +70,13 @@ class OperationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TellFigures(self, request, context):
+        """Tell what every living process of this room counted lately.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_OperationServiceServicer_to_server(servicer, server):
                     servicer.Intervene,
                     request_deserializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.InterveneRequest.FromString,
                     response_serializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.InterveneResponse.SerializeToString,
+            ),
+            'TellFigures': grpc.unary_unary_rpc_method_handler(
+                    servicer.TellFigures,
+                    request_deserializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresRequest.FromString,
+                    response_serializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class OperationService:
             '/korrigo_protos.common.v1.OperationService/Intervene',
             korrigo__protos_dot_common_dot_v1_dot_operations__pb2.InterveneRequest.SerializeToString,
             korrigo__protos_dot_common_dot_v1_dot_operations__pb2.InterveneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TellFigures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/korrigo_protos.common.v1.OperationService/TellFigures',
+            korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresRequest.SerializeToString,
+            korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ class OperationServiceStub:
     """List what is stuck in this room, oldest first."""
     Intervene: _grpc.UnaryUnaryMultiCallable[_operations_pb2.InterveneRequest, _operations_pb2.InterveneResponse]
     """Do one act of healing, once for its uid, however often it is asked for."""
+    TellFigures: _grpc.UnaryUnaryMultiCallable[_operations_pb2.TellFiguresRequest, _operations_pb2.TellFiguresResponse]
+    """Tell what every living process of this room counted lately."""
 
 class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
     """What those who keep the product running ask of every room: the command line, the control room, the operator."""
@@ -39,5 +41,13 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _grpc.ServicerContext,
     ) -> _operations_pb2.InterveneResponse:
         """Do one act of healing, once for its uid, however often it is asked for."""
+
+    @_abc_1.abstractmethod
+    def TellFigures(
+        self,
+        request: _operations_pb2.TellFiguresRequest,
+        context: _grpc.ServicerContext,
+    ) -> _operations_pb2.TellFiguresResponse:
+        """Tell what every living process of this room counted lately."""
 
 def add_OperationServiceServicer_to_server(servicer: OperationServiceServicer, server: _grpc.Server) -> None: ...

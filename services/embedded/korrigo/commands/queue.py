@@ -43,7 +43,7 @@ def _room(at: Operation, name: str) -> dict[str, Any]:
         )
         beats = tx.all(
             "SELECT name, extract(epoch FROM clock_timestamp() - beat_at)::float8 AS seconds FROM heartbeats"
-            " WHERE beat_at > clock_timestamp() - interval '1 day' ORDER BY name"
+            " WHERE beat_at > clock_timestamp() - interval '1 day' AND name NOT LIKE 'figures:%' ORDER BY name"
         )
     return {
         "jobs": jobs.counts(database),

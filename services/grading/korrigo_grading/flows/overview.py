@@ -1,6 +1,6 @@
 """What a control room looks at, in one answer. Started by `rest.operations`.
 
-Grading tells what it knows itself and whether its peers answer; the figures of the other rooms are in their metrics.
+Grading tells what it knows itself, whether its peers answer, what is stuck there and what their processes counted.
 Everything that one moment of the database must show together is read in one transaction.
 """
 
@@ -26,6 +26,8 @@ from korrigo_kit.db import Tx
 from korrigo_kit.errors import KorrigoError
 from korrigo_kit.room import Runtime
 from korrigo_kit.stuck import Stuck
+from korrigo_kit.telemetry import figures
+from korrigo_kit.telemetry.figures import Told
 
 PEERS = ("ingest", "render", "audit")
 # Rooms that list stuck work of their own.
@@ -56,7 +58,7 @@ _SESSIONS = (
 # Parts of processes that ended long ago are history.
 _PARTS = (
     "SELECT name, extract(epoch FROM clock_timestamp() - beat_at)::float8 AS silent FROM heartbeats"
-    " WHERE beat_at > clock_timestamp() - interval '1 day' ORDER BY name"
+    " WHERE beat_at > clock_timestamp() - interval '1 day' AND name NOT LIKE 'figures:%%' ORDER BY name"
 )
 _FINALISING = (
     "SELECT count(*) AS open, coalesce(extract(epoch FROM clock_timestamp() - min(updated_at)), 0)::float8 AS oldest"
@@ -89,6 +91,9 @@ class Overview:
     parts: dict[str, float]
     peers: dict[str, bool]
     stuck: Sequence[Stuck]
+    told: Sequence[Told]
+    # Rooms that did not tell what they counted.
+    unheard: Sequence[str]
     exams: Sequence[Progress]
     pace: Pace
     alerts: Sequence[Firing]
@@ -102,17 +107,20 @@ class Overview:
 def overview(rt: Runtime, caller: Principal) -> Overview:
     """Look at everything; raises Forbidden for others than admins and auditors."""
     caller.require(*READERS)
-    with ThreadPoolExecutor(len(PEERS) + len(_WITH_JOBS) + 1, thread_name_prefix="overview") as asked:
+    with ThreadPoolExecutor(2 * len(PEERS) + len(_WITH_JOBS) + 1, thread_name_prefix="overview") as asked:
         # Each peer is waited for one second at most (kit.rpc), all of them together.
         serving = {peer: asked.submit(rt.channels.is_serving, peer) for peer in PEERS}
         listing = {peer: asked.submit(_stuck, rt, peer) for peer in _WITH_JOBS}
+        counting = {peer: asked.submit(_told, rt, peer) for peer in PEERS}
         waiting = asked.submit(_queues, rt)
         facts = _facts(rt)
         own = rt.room.stuck(rt)
         peers = {peer: answer.result() for peer, answer in serving.items()}
         theirs = [item for answer in listing.values() for item in answer.result()]
+        told = {peer: answer.result() for peer, answer in counting.items()}
     return Overview(
-        **facts,
+        **facts | {"told": [*facts["told"], *(one for found in told.values() for one in found or ())]},
+        unheard=[peer for peer, found in told.items() if found is None],
         jobs=jobs.counts(rt.db),
         oldest_due=jobs.oldest_due_seconds(rt.db),
         peers=peers,
@@ -128,6 +136,13 @@ def _stuck(rt: Runtime, peer: str) -> list[Stuck]:
         return operations.list_stuck(rt.channels, peer, seconds=_LIST_SECONDS)
     except KorrigoError:
         return []
+
+
+def _told(rt: Runtime, peer: str) -> list[Told] | None:
+    try:
+        return operations.ask_figures(rt.channels, peer, seconds=_LIST_SECONDS)
+    except KorrigoError:
+        return None
 
 
 def _queues(rt: Runtime) -> dict[str, dict[str, int]] | None:
@@ -155,6 +170,7 @@ def _facts(rt: Runtime) -> dict[str, Any]:
             "sessions": sessions["sessions"],
             "people": sessions["people"],
             "parts": {row["name"]: row["silent"] for row in tx.all(_PARTS)},
+            "told": figures.read(tx),
             "exams": control_room.exams(tx),
             "pace": control_room.pace(tx),
             "alerts": control_room.alerts(tx),

@@ -16,6 +16,8 @@ from korrigo_kit.rest import Caller, room_runtime
 from korrigo_kit.room import Runtime
 from korrigo_kit.stuck import Stuck as StuckWork
 from korrigo_kit.stuck import count
+from korrigo_kit.telemetry import figures
+from korrigo_kit.telemetry.figures import Told
 
 api = APIRouter(prefix="/api/ops", tags=["operations"])
 _SHOWN = 50
@@ -85,6 +87,32 @@ class Stuck(BaseModel):
     copies: int
     by_reason: dict[str, dict[str, int]] = Field(description="Copies by stage and reason; only what there is.")
     items: list[StuckItem] = Field(description="The 50 that have been stuck longest.")
+
+
+class Service(BaseModel):
+    """How a service answered over HTTP within the window, all its replicas together."""
+
+    name: str = Field(description="A room, or korrigo where one process holds them all.")
+    replicas: int
+    requests: int
+    server_errors: int = Field(description="Answers of 500 and above.")
+    p95_seconds: float | None = Field(description="Event streams and /metrics left out; null = nothing was asked.")
+
+
+class Activity(BaseModel):
+    """What the living processes of all rooms counted lately; one that ended took its figures along."""
+
+    window_seconds: float = Field(description="Of the process that has counted longest, at most 900.")
+    processes: int
+    imports: dict[str, int] = Field(description="That ended: success or failed.")
+    finalisations: dict[str, int] = Field(description="Attempts that ended: success or failed.")
+    ocr_errors: dict[str, int] = Field(description="By error_type; only what there was.")
+    lock_conflicts: dict[str, int] = Field(description="By conflict_type.")
+    object_store_errors: dict[str, int] = Field(description="By operation.")
+    interventions: dict[str, int] = Field(description="By result.")
+    login_failures: int
+    services: list[Service]
+    unheard: list[str] = Field(description="Rooms that did not tell: what they counted is missing here.")
 
 
 class ExamProgress(BaseModel):
@@ -173,6 +201,7 @@ class Summary(BaseModel):
     parts: list[Part]
     peers: list[Peer]
     stuck: Stuck
+    activity: Activity
     alerts: list[FiringAlert] = Field(description="The most urgent first; empty too when no Alertmanager tells us.")
     exams: list[ExamProgress] = Field(description="The 50 newest that are not done.")
     final_pdfs: FinalPdfs
@@ -202,6 +231,7 @@ def read_summary(caller: Caller, rt: Rt, response: Response) -> Summary:
         sessions=Sessions(open=found.sessions, people=found.people),
         parts=[Part(name=name, silent_seconds=silent) for name, silent in found.parts.items()],
         stuck=_stuck(found.stuck),
+        activity=_activity(found.told, found.unheard),
         alerts=[_firing(alert) for alert in found.alerts],
         exams=[_progress(exam) for exam in found.exams],
         final_pdfs=FinalPdfs(**asdict(found.pace)),
@@ -239,6 +269,40 @@ def _stuck(found: Sequence[StuckWork]) -> Stuck:
             )
             for item in found[:_SHOWN]
         ],
+    )
+
+
+def _activity(told: Sequence[Told], unheard: Sequence[str]) -> Activity:
+    numbers = figures.total(told)
+
+    def by_label(sample: str) -> dict[str, int]:
+        return {label: round(value) for (name, label), value in sorted(numbers.items()) if name == sample}
+
+    return Activity(
+        window_seconds=max((one.seconds for one in told), default=0),
+        processes=len(told),
+        imports=by_label("grading_import_duration_seconds_count"),
+        finalisations=by_label("grading_finalize_duration_seconds_count"),
+        ocr_errors=by_label("grading_ocr_errors_total"),
+        lock_conflicts=by_label("grading_lock_conflicts_total"),
+        object_store_errors=by_label("grading_object_store_errors_total"),
+        interventions=by_label("grading_interventions_total"),
+        login_failures=sum(by_label("grading_login_failures_total").values()),
+        services=[_service(name, told) for name in sorted({one.service for one in told})],
+        unheard=list(unheard),
+    )
+
+
+def _service(name: str, told: Sequence[Told]) -> Service:
+    own = [one for one in told if one.service == name]
+    numbers = figures.total(own)
+    answers = {status: value for (sample, status), value in numbers.items() if sample == "http_requests_total"}
+    return Service(
+        name=name,
+        replicas=len(own),
+        requests=round(sum(answers.values())),
+        server_errors=round(sum(value for status, value in answers.items() if status.startswith("5"))),
+        p95_seconds=figures.quantile(0.95, numbers),
     )
 
 
