@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 
 import psutil
+import psycopg
 import pytest
 
 from harness.client import Client, Refused
 from harness.instance import KORRIGO, Embedded
 from harness.processes import NotReady, clean_environment
+from korrigo import installation
 
 HEAVY = {"pydantic", "sqlalchemy", "psycopg", "celery", "kombu", "grpc", "fastapi", "rich", "httpx", "cryptography"}
 
@@ -87,6 +89,24 @@ def test_doctor_audit_and_migrate_find_a_healthy_instance(own: Embedded) -> None
         "home": True, "postgres": True, "settings": True, "running": True, "database": True, "health": True,
     }  # fmt: skip
     assert _json(own, "audit", "verify")["is_valid"] is True
+    assert _json(own, "migrate")["moved"] == []
+
+
+def test_a_release_that_changes_views_only_installs_them_at_its_start(own: Embedded) -> None:
+    """As a release finds it whose views have a column more: no schema is behind, and `up` migrates all the same."""
+    with psycopg.connect(own.database_url(), autocommit=True) as connection:
+        connection.execute("DROP VIEW playbook.auth_user")
+        connection.execute("CREATE VIEW playbook.auth_user AS SELECT email, id FROM grading.users")
+        connection.execute("COMMENT ON SCHEMA playbook IS 'of another release'")
+    assert own.stop_cleanly() == 0
+    own.start()
+    with psycopg.connect(own.database_url(), autocommit=True) as connection:
+        names = connection.execute("SELECT username FROM playbook.auth_user WHERE last_login IS NOT NULL").fetchall()
+        granted = "SELECT has_table_privilege('korrigo_support', 'playbook.auth_user', 'SELECT')"
+        assert names and connection.execute(granted).fetchone() == (True,)
+        # and the next start has nothing to do
+        noted = connection.execute(f"SELECT {installation.FINGERPRINT_SQL}".encode()).fetchone()
+        assert noted == (installation.fingerprint(),)
     assert _json(own, "migrate")["moved"] == []
 
 

@@ -8,6 +8,8 @@ the instance that runs. A variable that the caller has set himself is left as it
 from __future__ import annotations
 
 import base64
+import hashlib
+import importlib.util
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,21 @@ MIN_PASSWORD = 12
 SAMPLES_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # PKCS #8 frame of an Ed25519 private key (RFC 8410, 7): the 32 random bytes follow.
 _ED25519_FRAME = bytes.fromhex("302e020100300506032b657004220420")
+
+# What `korrigo migrate` installs anew each time, beside the rooms' own steps: views, functions, rights, queues.
+_INSTALLING = ("korrigo.playbook", "korrigo_kit.migrate", "korrigo_kit.pgmq")
+# Which code installed them last: a comment, because it needs no table and stays with what it tells of.
+FINGERPRINT_SQL = "coalesce(obj_description(to_regnamespace('playbook'), 'pg_namespace'), '')"
+
+
+def fingerprint() -> str:
+    """Name the code that installs views, functions and rights; another release's differs when that code does."""
+    digest = hashlib.sha256()
+    for module in _INSTALLING:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None
+        digest.update(Path(spec.origin).read_bytes())
+    return digest.hexdigest()
 
 
 def has(environ: Mapping[str, str], variable: str) -> bool:

@@ -160,12 +160,23 @@ def install(connection: psycopg.Connection[Any], settings: DatabaseSettings) -> 
         connection.execute(sql.SQL("ALTER ROLE {} SET search_path = playbook").format(role))
         connection.execute("CREATE SCHEMA IF NOT EXISTS playbook")
         _install_copies(connection)
-        connection.execute(_VIEWS)
+        _install_views(connection)
         connection.execute(sql.SQL("GRANT USAGE ON SCHEMA playbook TO {}").format(role))
         for view in VIEWS:
             connection.execute(sql.SQL("GRANT SELECT ON playbook.{} TO {}").format(sql.Identifier(view), role))
         connection.execute(sql.SQL("GRANT DELETE ON playbook.grading_copylock TO {}").format(role))
     _let_see_sessions(connection)
+
+
+def _install_views(connection: psycopg.Connection[Any]) -> None:
+    try:
+        with connection.transaction():
+            connection.execute(_VIEWS)
+    except psycopg.errors.InvalidTableDefinition:
+        # Another release's views had other columns, and replacing can only add some at the end.
+        for view in VIEWS[1:]:
+            connection.execute(sql.SQL("DROP VIEW IF EXISTS playbook.{}").format(sql.Identifier(view)))
+        connection.execute(_VIEWS)
 
 
 def _install_copies(connection: psycopg.Connection[Any]) -> None:

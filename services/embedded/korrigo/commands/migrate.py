@@ -8,13 +8,15 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from korrigo import installation, playbook
 
 if TYPE_CHECKING:
+    import psycopg
+
     from korrigo_kit.migrate import Plan
     from korrigo_kit.settings import Settings
 
@@ -100,6 +102,9 @@ def apply(settings: Settings) -> list[str]:
     moved = bring_up(settings.database, plans())
     with connect(settings.database) as connection:
         playbook.install(connection, settings.database)
+        is_renewed = _note(connection)
+    if is_renewed and not moved:
+        moved.append("views and rights renewed")
     if broker.is_pgmq(settings):
         with connect(settings.database) as connection:
             if pgmq.install(connection, settings.database):
@@ -112,3 +117,13 @@ def apply(settings: Settings) -> list[str]:
             if ensure_admin(grading, settings.admin_password.get_secret_value()):
                 moved.append("account admin made")
     return moved
+
+
+def _note(connection: psycopg.Connection[Any]) -> bool:
+    """Keep which code installed views and rights, so that `korrigo up` sees when that is another; True when it was."""
+    from psycopg import sql
+
+    ours = installation.fingerprint()
+    row = connection.execute(f"SELECT {installation.FINGERPRINT_SQL}".encode()).fetchone()
+    connection.execute(sql.SQL("COMMENT ON SCHEMA playbook IS {}").format(sql.Literal(ours)))
+    return row is None or row[0] != ours

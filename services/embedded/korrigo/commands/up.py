@@ -224,16 +224,23 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def is_current(server: postgres.Server) -> bool:
-    """Tell whether no room's schema is behind its head and an account exists, by one query and no import."""
+    """Tell whether migrating would change nothing: schemas, what is installed beside them, an account.
+
+    By two queries and no import.
+    """
     heads = {room: _head(room) for room in installation.ROOMS}
     versions = " UNION ALL ".join(f"SELECT '{room}', version_num FROM {room}.alembic_version" for room in heads)
+    versions += f" UNION ALL SELECT 'installed', {installation.FINGERPRINT_SQL}"
     try:
         found = {row[0]: row[1] for row in server.query(versions)}
         has_account = server.query("SELECT EXISTS (SELECT 1 FROM grading.users WHERE NOT is_system)") == [["t"]]
     except KorrigoError:
         return False
-    # Ahead is fine: this is the release before the one that moved it (korrigo_kit.migrate).
-    return has_account and all(found.get(room, "") >= head for room, head in heads.items())
+    # Ahead is fine: this is the release before the one that moved it (korrigo_kit.migrate), and what that one
+    # installed is left alone.
+    is_ahead = any(found.get(room, "") > head for room, head in heads.items())
+    is_installed = is_ahead or found.get("installed") == installation.fingerprint()
+    return has_account and is_installed and all(found.get(room, "") >= head for room, head in heads.items())
 
 
 def _head(room: str) -> str:
