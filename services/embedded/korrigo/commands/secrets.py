@@ -37,7 +37,7 @@ def rotate(
     """Change the key that signs sessions, the secret between the rooms, the passwords of the database's roles.
 
     Where `korrigo up` made a secret, it is changed in all running processes; the old one is accepted until nobody uses
-    it. Where settings are given from outside, new material and the steps are written. An account's password:
+    it: a signing key until the last session ends, those of machines (`korrigo user token`) included. Where settings are given from outside, new material and the steps are written. An account's password:
     `korrigo user passwd`. Example: korrigo secrets rotate rpc
     """
     from korrigo import rooms
