@@ -14,7 +14,7 @@ import pytest
 
 from harness.client import Client, Refused
 from harness.instance import KORRIGO, Embedded
-from harness.processes import NotReady, clean_environment
+from harness.processes import NotReady, clean_environment, wait_for
 from korrigo import installation
 
 HEAVY = {"pydantic", "sqlalchemy", "psycopg", "celery", "kombu", "grpc", "fastapi", "rich", "httpx", "cryptography"}
@@ -108,6 +108,21 @@ def test_a_release_that_changes_views_only_installs_them_at_its_start(own: Embed
         noted = connection.execute(f"SELECT {installation.FINGERPRINT_SQL}".encode()).fetchone()
         assert noted == (installation.fingerprint(),)
     assert _json(own, "migrate")["moved"] == []
+
+
+def test_the_audit_log_is_a_file_of_its_own_and_the_playbooks_find_the_general_one(own: Embedded) -> None:
+    logs = own.home / "logs"
+
+    def lines() -> list[dict[str, object]]:
+        file = logs / "audit.log"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    wait_for("a line of the audit log", lines, seconds=30)
+    for line in lines():
+        assert {"action", "actor_id", "event_id", "source", "request_id"} <= line.keys()
+        assert (line["logger"], line["level"]) == ("audit", "INFO") and line["action"]
+    assert '"logger":"audit"' not in (logs / "worker.log").read_text()
+    assert (logs / "django.log").resolve() == (logs / "api.log").resolve()
 
 
 def test_config_show_names_origins_and_masks_secrets(own: Embedded) -> None:

@@ -198,6 +198,7 @@ def test_failures_are_told_and_only_the_last_one_fails_the_copy(
     assert critical == f"Copy {copy_id} failed 3 times - manual intervention required"
     assert f"Async finalization failed for copy {copy_id} (attempt 2/3): Failed to generate final PDF" in caplog.text
     assert f"PDF generation failed for copy {copy_id} (attempt 1): TIMEOUT" in caplog.text
+    assert "flatten_copy failed: TIMEOUT" in caplog.text
     text = room.anonymous().get("/metrics").text
     counted = 'grading_finalize_duration_seconds_count{retry_attempt="3+",status="failed"} '
     assert float(next(line for line in text.splitlines() if line.startswith(counted)).split()[1]) >= 1

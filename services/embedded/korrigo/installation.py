@@ -57,6 +57,7 @@ def derive(home: Home, environ: Mapping[str, str]) -> dict[str, str]:
     own = {
         "KORRIGO_BROKER__URL": "pgmq://",
         "KORRIGO_BLOBS__URL": f"file://{home.blobs}",
+        "KORRIGO_LOG__AUDIT_PATH": str(home.logs / "audit.log"),
         **{f"KORRIGO_RPC__{room.upper()}": f"unix:{sockets}/rpc-{room}.sock" for room in ROOMS},
     }
     files = {

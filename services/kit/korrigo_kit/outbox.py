@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from korrigo_kit import context
 from korrigo_kit.clock import rfc3339
 from korrigo_kit.db import Database, Tx
 from korrigo_kit.ids import new_id
+from korrigo_kit.telemetry.logs import AUDIT
 from korrigo_protos.common.v1 import event_pb2
+
+log = logging.getLogger(AUDIT)
 
 # Actor of everything that no person did; a real account of this id exists (domain.md 1.3: never null).
 SYSTEM_ACTOR = "00000000-0000-7000-8000-000000000001"
@@ -111,6 +115,8 @@ def emit(
             context.get("traceparent") or "",
         ),
     )
+    # The playbooks look here for what wrote an event (domain.md 1.18).
+    log.debug("audit.event.created", extra={"action": action, "event_id": event_id, f"{subject_type}_id": subject_id})
     return Emitted(event_id, head["last_seq"], digest.hex())
 
 

@@ -153,6 +153,9 @@ class LogSettings(Section):
     section: ClassVar[str] = "log"
     level: str = Field("INFO", description="Lowest level written.")
     directory: str | None = Field(None, description="Folder of rotating files; default: standard output only.")
+    audit_path: str | None = Field(
+        None, description="Rotating file of the audit log, written by audit's worker; default: standard output."
+    )
 
 
 class OtelSettings(Section):

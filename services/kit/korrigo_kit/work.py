@@ -180,6 +180,8 @@ def work(rooms: Sequence[Room], settings: Settings, *, registry: str, ready_file
     """
     name = f"{rooms[0].name}-worker" if len(rooms) == 1 else "worker"
     logs.configure(name, settings.log.level, settings.log.directory)
+    if settings.log.audit_path and any(room.name == "audit" for room in rooms):
+        logs.keep_audit(settings.log.audit_path, name)
     traces.configure(name, settings.otel)
     samples.tidy()
     pulse = endpoint.Pulse()

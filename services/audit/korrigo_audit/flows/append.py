@@ -7,7 +7,8 @@ that it had in the list of its subject.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,10 @@ from korrigo_kit import inbox
 from korrigo_kit.db import Tx, UniqueViolation
 from korrigo_kit.outbox import leaf_hash, mark_sent
 from korrigo_kit.room import Runtime
+from korrigo_kit.telemetry.logs import AUDIT
 from korrigo_protos.common.v1 import event_pb2
+
+audit_log = logging.getLogger(AUDIT)
 
 # Streams with a hole that one intervention looks at.
 _MOST_STREAMS = 200
@@ -31,12 +35,30 @@ _VALUES = (
 
 def append(tx: Tx, event: event_pb2.Event) -> None:
     """Store an event and give it the next number of its stream."""
+    values = _record(event)
     tx.run(
         "WITH head AS (INSERT INTO record_heads AS h (subject_type, subject_id, last_seq)"
         "   VALUES (%(subject_type)s, %(subject_id)s, 1)"
         "   ON CONFLICT (subject_type, subject_id) DO UPDATE SET last_seq = h.last_seq + 1 RETURNING last_seq)"
         f" INSERT INTO records {_COLUMNS} SELECT {_VALUES.format(seq='last_seq')} FROM head",
-        _record(event),
+        values,
+    )
+    tx.after_commit(lambda: _log(values))
+
+
+def _log(values: Mapping[str, Any]) -> None:
+    """Write the audit log's line of an act that is stored now; what has no action is no act of anybody."""
+    if not values["action"]:
+        return
+    subject_type, subject_id = values["subject_type"], values["subject_id"]
+    told = ("action", "actor_id", "source", "source_seq", "request_id")
+    audit_log.info(
+        "%s of %s %s",
+        values["action"],
+        subject_type,
+        subject_id,
+        extra={name: values[name] for name in told}
+        | {"event_id": values["id"], "happened_at": values["at"], f"{subject_type}_id": subject_id},
     )
 
 
@@ -155,6 +177,7 @@ def _insert_at_its_place(tx: Tx, event: event_pb2.Event) -> None:
         append(tx, event)
         return
     tx.run(f"INSERT INTO records {_COLUMNS} SELECT {_VALUES.format(seq='%(seq)s')}", values | {"seq": place["n"]})
+    tx.after_commit(lambda: _log(values))
 
 
 def _is_stored(rt: Runtime, source: str, subject: tuple[str, str], source_seq: int) -> bool:

@@ -62,7 +62,7 @@ def search(folder: Path, text: str) -> Iterator[dict[str, Any]]:
     """Yield the JSON lines of a folder's log files that hold a text, each once."""
     seen: set[str] = set()
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        if not path.is_file() or not _LOG_FILE.fullmatch(path.name):
+        if path.is_symlink() or not path.is_file() or not _LOG_FILE.fullmatch(path.name):
             continue
         for raw in _lines(path):
             if text in raw and raw not in seen:

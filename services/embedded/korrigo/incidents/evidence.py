@@ -204,7 +204,7 @@ class _Collector:
         yield name, _json([one.fields(datetime.now(UTC)) for one in found])
 
     def _logs(self, _: str) -> Part:
-        for path in sorted(self._home.logs.glob("*.log")):
+        for path in sorted(path for path in self._home.logs.glob("*.log") if not path.is_symlink()):
             lines = list(_recent(path, self._since))
             if lines:
                 yield f"logs/{path.stem}.jsonl", "\n".join(lines) + "\n"

@@ -29,6 +29,21 @@ def error_message(reason: str) -> str:
     return f"Failed to generate final PDF: {reason}"
 
 
+# What the playbooks look for in the log, by the reason that render gives (domain.md 1.18).
+_PLAYBOOK_LINES = {
+    "ANNOTATION_OUT_OF_PAGE": "Annotation out of bounds",
+    "MISSING_PAGE": "Image not found",
+    "BLOB_NOT_FOUND": "pdf_source not found",
+    "SOURCE_UNREADABLE": "pdf_source not found",
+}
+
+
+def playbook_line(reason: str) -> str:
+    """Write the cause of a failure as the playbooks look for it in the log."""
+    found = _PLAYBOOK_LINES.get(reason)
+    return f"flatten_copy failed: {found}: {reason}" if found else f"flatten_copy failed: {reason}"
+
+
 def marker_code(user_id: str) -> str:
     """Make the code by which the score page names the marker: stable, and no name."""
     return "M" + hashlib.sha256(user_id.encode()).hexdigest()[:6].upper()

@@ -273,6 +273,7 @@ def _log_failure(
     fields = {"copy_id": copy_id, "job_id": finalisation_id, "reason": told.reason}
     message = finalisation.error_message(told.reason)
     log.error("PDF generation failed for copy %s (attempt %s): %s", copy_id, told.attempt, told.reason, extra=fields)
+    log.error("%s", finalisation.playbook_line(told.reason), extra=fields)
     log.error(
         "Async finalization failed for copy %s (attempt %s/%s): %s",
         copy_id,

@@ -32,6 +32,8 @@ _CHATTY = (
     "alembic",
     "psycopg",
 )
+# What is stored in the audit trail, a line each (domain.md 1.18).
+AUDIT = "audit"
 # 10 files of 10 MB (domain.md 1.18).
 _FILE_BYTES = 10 * 1024 * 1024
 _FILE_COUNT = 10
@@ -89,6 +91,19 @@ def configure(service: str, level: str, directory: str | None) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+
+
+def keep_audit(path: str, service: str) -> None:
+    """Write the audit log into a rotating file of its own instead; for the one process that writes it."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(
+        file, maxBytes=_FILE_BYTES, backupCount=_FILE_COUNT, encoding="utf-8"
+    )
+    handler.setFormatter(JsonFormatter(service))
+    logger = logging.getLogger(AUDIT)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
 
 
 class Stopwatch:
