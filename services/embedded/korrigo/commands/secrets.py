@@ -37,8 +37,9 @@ def rotate(
     """Change the key that signs sessions, the secret between the rooms, the passwords of the database's roles.
 
     Where `korrigo up` made a secret, it is changed in all running processes; the old one is accepted until nobody uses
-    it: a signing key until the last session ends, those of machines (`korrigo user token`) included. Where settings are given from outside, new material and the steps are written. An account's password:
-    `korrigo user passwd`. Example: korrigo secrets rotate rpc
+    it: a signing key until the last session ends, those of machines (`korrigo user token`) included. Where settings are
+    given from outside, new material and the steps are written. An account's password: `korrigo user passwd`.
+    Example: korrigo secrets rotate rpc
     """
     from korrigo import rooms
     from korrigo.secrets_change import embedded, steps
