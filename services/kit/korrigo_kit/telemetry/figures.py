@@ -14,7 +14,7 @@ import re
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,7 +67,7 @@ class Told:
 
 def numbers(families: Iterable[Metric]) -> Numbers:
     """Pick out what is told of the samples of a process."""
-    found: Counter[tuple[str, str]] = Counter()
+    found: defaultdict[tuple[str, str], float] = defaultdict(float)
     for family in families:
         for sample in family.samples:
             if sample.name not in TOLD:
@@ -142,7 +142,7 @@ def read(tx: Tx) -> list[Told]:
 
 def total(told: Iterable[Told]) -> Numbers:
     """Add up the numbers of several processes."""
-    found: Counter[tuple[str, str]] = Counter()
+    found: defaultdict[tuple[str, str], float] = defaultdict(float)
     for one in told:
         for key, value in one.numbers.items():
             found[key] += value
