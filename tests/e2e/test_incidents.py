@@ -105,7 +105,7 @@ def test_from_the_alert_to_the_closed_report(own: Embedded, korrigo: CommandLine
         assert part in text, text
     french = korrigo("incident", "show", closed["id"], "--lang", "fr")
     assert french.returncode == 0 and "Alerte détectée (WorkersDown)" in french.stdout, french.stderr
-    assert korrigo("incident", "show", closed["id"], "--lang", "de").returncode == 2
+    assert korrigo("incident", "show", closed["id"], "--lang", "de").returncode == 5
     assert run(korrigo, "incident", "list", "--open")["items"] == []
     assert [one["status"] for one in run(korrigo, "incident", "list")["items"]] == ["closed"]
     assert korrigo("incident", "close", closed["id"]).returncode == 4
