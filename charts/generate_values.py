@@ -183,7 +183,8 @@ _SECRETS = """
 | `korrigo-alertmanager` | `token` | made when it does not exist |
 
 Names and keys are values (`existingSecret`, `…Key`). What the chart made survives upgrades and `helm uninstall`. Tools
-that render without a cluster (Argo CD, `helm template`) cannot see that a secret exists: make all of them yourself there.
+that render without a cluster (Argo CD, `helm template`) cannot see that a secret exists: make all of them yourself
+there.
 
 ## Values
 """
