@@ -39,7 +39,7 @@ def lines(installation: Installation) -> Iterator[str]:
 def _image_sizes(node: Node) -> dict[str, int]:
     found: dict[str, int] = {}
     for image in node.kube.items("nodes")[0]["status"]["images"]:
-        for name in image["names"]:
+        for name in image.get("names") or ():
             if "korrigo" in name and "@" not in name:
                 found[name] = image["sizeBytes"]
     return found
