@@ -19,12 +19,15 @@ _NOT_THE_PROGRAM = re.compile(
     r"(\b(systemctl|journalctl|useradd|adduser|usermod|chown|install|id|su|DATABASE)|-u|-aG|User=).* korrigo\b"
 )
 
+# A namespace or a release of that name, in front of the command or behind it.
+_IN_THE_CLUSTER = re.compile(r"(?:-n|--namespace|namespace|helm \w+) korrigo\b(?!/)")
+
 
 def named(text: str) -> Iterator[str]:
     """Yield what follows the word `korrigo` in each command line of a text."""
     for line in text.splitlines():
         if not _NOT_THE_PROGRAM.search(line):
-            for found in _NAMED.findall(line):
+            for found in _NAMED.findall(_IN_THE_CLUSTER.sub("", line)):
                 yield found.strip()
 
 
