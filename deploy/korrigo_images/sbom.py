@@ -55,7 +55,7 @@ def _python(root: Path) -> Iterator[Installed]:
 def _licence(distribution: Distribution) -> str | None:
     metadata = distribution.metadata
     # the old field may hold a whole text
-    stated = metadata.get("License-Expression") or metadata.get("License")
+    stated = next(iter(metadata.get_all("License-Expression") or metadata.get_all("License") or ()), None)
     return stated if stated and "\n" not in stated and len(stated) < 100 else None
 
 
@@ -74,7 +74,8 @@ def _paragraphs(text: str) -> Iterable[Message]:
 def bill_of_materials(name: str, version: str, items: Iterable[Installed], digest: str) -> str:
     """Return the CycloneDX 1.6 document of one image."""
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_OID, digest))
-    bom.metadata.component = Component(name=name, version=version, type=ComponentType.CONTAINER, bom_ref=name)
+    image = Component(name=name, version=version, type=ComponentType.CONTAINER, bom_ref=name)
+    bom.metadata.component = image
     for item in items:
         licences = [DisjunctiveLicense(name=item.licence)] if item.licence else []
         component = Component(
@@ -87,5 +88,5 @@ def bill_of_materials(name: str, version: str, items: Iterable[Installed], diges
         )
         bom.components.add(component)
     # flat: what an image was made to hold, without who asked for whom
-    bom.register_dependency(bom.metadata.component, bom.components)
+    bom.register_dependency(image, bom.components)
     return str(JsonV1Dot6(bom).output_as_string(indent=1))
