@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
-from harness.instance import Embedded
+from harness.instance import KORRIGO, Embedded
+from harness.processes import clean_environment
 
 PDF_PATH = re.compile(r"(/[^\s\"']+\.pdf)")
 
@@ -21,6 +23,24 @@ def test_demo_on_a_running_instance_passes_and_names_the_pdf(fresh: Embedded) ->
     again = fresh.cli("demo", "--json", seconds=240)
     assert again.returncode == 0, again.stdout + again.stderr
     assert isinstance(json.loads(again.stdout.strip().splitlines()[-1]) if again.stdout else None, dict)
+
+
+def test_demo_drives_a_product_by_its_address(fresh: Embedded, tmp_path: Path) -> None:
+    """As `helm test` does: no home of that product, an address, and routes where there is no gateway."""
+    fresh.start()
+    elsewhere = {"KORRIGO_HOME": str(tmp_path / "home"), "KORRIGO_ADMIN_PASSWORD": fresh.admin_password}
+
+    def demo(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [str(KORRIGO), "demo", "--url", fresh.url, *words]
+        env = clean_environment() | elsewhere
+        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+    done = demo("--route", f"/api/scans={fresh.url}", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (first, *_) = json.loads(done.stdout.strip().splitlines()[-1])["copies"]
+    assert Path(first["final_pdf"]).is_relative_to(tmp_path)
+    refused = demo("--route", "api/scans")
+    assert refused.returncode != 0 and "INVALID_ROUTE" in refused.stdout + refused.stderr
 
 
 def test_demo_on_a_fresh_home_starts_and_stops_its_own(fresh: Embedded) -> None:

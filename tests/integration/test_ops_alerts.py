@@ -17,6 +17,8 @@ from harness.processes import Child, clean_environment, free_port, wait_for
 from harness.servers import Postgres
 from korrigo_grading.flows import alerting
 from korrigo_grading.models import alerts
+from korrigo_grading.settings import AlertingSettings
+from korrigo_kit.settings import SettingsError, load
 
 ALERTS = "/api/ops/alerts"
 Json = dict[str, Any]
@@ -216,3 +218,24 @@ def test_the_shipped_alertmanager_tells_a_real_room(room: GradingRoom, tmp_path:
         wait_for("its end", lambda: listed(eye, status="resolved"), seconds=30)
     finally:
         child.stop()
+
+
+def test_alertmanager_may_show_the_token_of_the_settings(postgres_server: Postgres, tmp_path: Path) -> None:
+    """It tells, and reads nothing; another token, and an empty one, is nobody's."""
+    token = "alertmanager-in-a-cluster-0123456789"
+    file = tmp_path / "token"
+    file.write_text(f"{token}\n")
+    room = GradingRoom(postgres_server, tmp_path, {"KORRIGO_ALERTING__TOKEN_FILE": str(file)})
+    try:
+        client = room.anonymous()
+        client.headers["Authorization"] = f"Bearer {token}"
+        assert post(client, alert("ImportStuck", copy="1"))["recorded"] == 1
+        assert client.get(ALERTS).status_code == 401
+        assert client.get("/api/me").status_code == 401
+        for other in (f"{token}x", token[:-1], "none"):
+            client.headers["Authorization"] = f"Bearer {other}"
+            post(client, alert("ImportStuck", copy="1"), status=401)
+    finally:
+        room.close()
+    with pytest.raises(SettingsError, match="32 characters"):
+        load((AlertingSettings,), {"KORRIGO_ALERTING__TOKEN": "short"})
