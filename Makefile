@@ -18,9 +18,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # Extra words for pytest: make test TESTS="tests/unit -k fence"
 TESTS ?=
 
-# Two processes for the tests that bear it, each with servers of its own: make test SIDE_BY_SIDE="-n 2". Not the default
-# before three whole runs of it in a row have passed.
-SIDE_BY_SIDE ?=
+# Two processes for the tests that bear it, each with servers of its own; then, one by one, those that kill, drill or
+# measure. `make test SIDE_BY_SIDE=` runs everything in one process.
+SIDE_BY_SIDE ?= -n 2
 
 # Debian packages that tests drive as real parts: the broker, second opinions on every PDF, what reads the alerts,
 # what the Kubernetes of the tests is built against and calls, what builds images without a daemon.

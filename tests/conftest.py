@@ -19,7 +19,7 @@ pytest.register_assert_rewrite("harness")
 pytest_plugins = ["harness.fixtures"]
 
 TESTS = Path(__file__).resolve().parent
-ORDER = ("unit", "contract", "chart", "harness", "integration", "e2e", "chaos", "bench")
+ORDER = ("unit", "contract", "chart", "harness", "integration", "e2e", "drills", "chaos", "bench")
 HANDED_OVER = "skipped_modules"
 IS_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
