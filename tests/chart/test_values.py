@@ -8,7 +8,7 @@ import pytest
 
 from harness import chart
 
-ALERTS = {"monitoring": {"rules": {"alerts": {}}}}
+ALERTS: dict[str, Any] = {"monitoring": {"rules": {"alerts": {}}}}
 
 
 def alerts(**changes: Any) -> dict[str, Any]:

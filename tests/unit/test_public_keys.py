@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from korrigo_kit.auth import Signer, Verifier, public_keys
+from korrigo_kit.auth import Principal, Signer, Verifier, public_keys
 from korrigo_kit.settings import SettingsError, load
 
 PEM = serialization.Encoding.PEM
@@ -68,9 +68,9 @@ def test_a_certificate_may_be_accepted_for_a_while() -> None:
 def test_who_signs_with_the_key_is_known_by_the_certificate() -> None:
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
-    assert Signer(private, 60)
     environ = {"KORRIGO_AUTH__PUBLIC_KEYS": certificate(key, ends=NOW + timedelta(days=9))}
-    assert Verifier(load(environ=environ).auth)
+    token = Signer(private, 60).token(Principal("an-id", "odile", ("marker",), session_id="a-session"))
+    assert Verifier(load(environ=environ).auth).verify(token).user_id == "an-id"
     assert listed(environ["KORRIGO_AUTH__PUBLIC_KEYS"]) == [raw(key)]
 
 
