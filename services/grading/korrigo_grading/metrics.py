@@ -84,7 +84,7 @@ def gauges(rt: Runtime) -> list[GaugeSource]:
             # The account that acts when no person does was made by the first migration.
             row = tx.row(
                 "SELECT extract(epoch FROM coalesce((SELECT beat_at FROM heartbeats WHERE name = %s),"
-                " (SELECT created_at FROM users WHERE is_system)))::float8 AS at",
+                " (SELECT min(created_at) FROM users WHERE is_system)))::float8 AS at",
                 (BACKUP,),
             )
         yield backup_at.value(row["at"])

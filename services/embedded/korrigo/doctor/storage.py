@@ -110,7 +110,7 @@ def _bucket_problem(patient: Patient) -> str:
 
 _BACKUP = """
 SELECT extract(epoch FROM clock_timestamp() - coalesce((SELECT beat_at FROM heartbeats WHERE name = 'backup'),
-           (SELECT created_at FROM users WHERE is_system)))::float8 AS age,
+           (SELECT min(created_at) FROM users WHERE is_system)))::float8 AS age,
        EXISTS (SELECT 1 FROM heartbeats WHERE name = 'backup') AS is_made
 """
 

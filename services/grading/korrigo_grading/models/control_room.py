@@ -51,7 +51,7 @@ FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
 _BACKUP_AGE = """
 SELECT extract(epoch FROM clock_timestamp() - coalesce((SELECT beat_at FROM heartbeats WHERE name = %s),
-    (SELECT created_at FROM users WHERE is_system)))::float8 AS age
+    (SELECT min(created_at) FROM users WHERE is_system)))::float8 AS age
 """
 
 
