@@ -15,6 +15,9 @@ class OperatorSettings(Section):
     identity: str = Field("", description="Name under which it holds the lease; default: the host's name.")
     health_host: str = Field("0.0.0.0", description="Address of /healthz.")  # noqa: S104 - kubelet asks the pod's address
     health_port: int = Field(8081, ge=0, le=65535, description="Port of /healthz; 0 = none.")
+    runbooks_url: str = Field(
+        "https://korrigo.example.org/runbooks/", description="Where the runbooks are; the page's name is appended."
+    )
     lease_seconds: float = Field(30, gt=1, description="Time after which another may act for one that is silent.")
 
 

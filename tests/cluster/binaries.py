@@ -122,6 +122,20 @@ def ensure_binaries() -> Path:
     return folder
 
 
+def ensure_kubernetes() -> Path:
+    """Return the folder with Kubernetes' own programs and etcd alone; raises as `ensure_binaries`."""
+    go = _find_go()
+    program = PROGRAMS[0]
+    base = tool_cache() / "cluster"
+    part = base / "parts" / f"{program.module}-{_digest(program, go)}"
+    if not part.exists():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(base / "lock"):
+            if not part.exists():
+                _build(program, part, go)
+    return part
+
+
 def _find_go() -> str:
     go = shutil.which("go")
     if go is None:

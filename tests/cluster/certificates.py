@@ -111,26 +111,33 @@ def write_certificates(plan: Plan) -> None:
         authority.sign_client(name, user, groups)
     authority.sign_server("apiserver", API_NAMES, ("127.0.0.1", NODE_ADDRESS, API_SERVICE_ADDRESS))
     authority.sign_server("kubelet-server", (NODE,), ("127.0.0.1", NODE_ADDRESS))
+    write_service_account_keys(plan.pki)
+
+
+def write_service_account_keys(folder: Path) -> None:
+    """Write the pair that signs and verifies service accounts' tokens."""
     key = ec.generate_private_key(ec.SECP256R1())
-    _write_key(plan.pki / "service-accounts.key", key)
+    _write_key(folder / "service-accounts.key", key)
     # the API server reads no public key out of a PKCS 8 private one
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    (plan.pki / "service-accounts.pub").write_bytes(public)
+    (folder / "service-accounts.pub").write_bytes(public)
 
 
 def write_kubeconfigs(plan: Plan, outside_port: int) -> None:
     """Write the components' kubeconfigs, and the administrator's for the forwarded port on the machine's loopback."""
     inside = f"https://{NODE_ADDRESS}:{API_PORT}"
     for name in CLIENTS:
-        _write_kubeconfig(plan, name, inside, plan.config / f"{name}.kubeconfig")
-    _write_kubeconfig(plan, "admin", f"https://127.0.0.1:{outside_port}", plan.kubeconfig)
+        write_kubeconfig(plan.pki, name, inside, plan.config / f"{name}.kubeconfig")
+    write_kubeconfig(plan.pki, "admin", f"https://127.0.0.1:{outside_port}", plan.kubeconfig)
 
 
-def _write_kubeconfig(plan: Plan, client: str, server: str, path: Path) -> None:
+def write_kubeconfig(pki: Path, client: str, server: str, path: Path, *, namespace: str = "default") -> None:
+    """Write the kubeconfig of a client whose certificate lies in a folder."""
+
     def encoded(file: str) -> str:
-        return base64.b64encode((plan.pki / file).read_bytes()).decode()
+        return base64.b64encode((pki / file).read_bytes()).decode()
 
     content = {
         "apiVersion": "v1",
@@ -147,7 +154,7 @@ def _write_kubeconfig(plan: Plan, client: str, server: str, path: Path) -> None:
                 },
             }
         ],
-        "contexts": [{"name": "korrigo", "context": {"cluster": "korrigo", "user": client}}],
+        "contexts": [{"name": "korrigo", "context": {"cluster": "korrigo", "user": client, "namespace": namespace}}],
         "current-context": "korrigo",
     }
     path.touch(mode=0o600)

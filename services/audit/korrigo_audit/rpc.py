@@ -7,7 +7,7 @@ from functools import partial
 
 import grpc
 
-from korrigo_audit.flows import append
+from korrigo_audit.flows import append, completeness
 from korrigo_audit.flows.verification import verify
 from korrigo_kit.interventions import Deed, Item, Order, Verb
 from korrigo_kit.room import Runtime
@@ -38,6 +38,19 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
                 )
                 for finding in verdict.findings
             ],
+        )
+
+    def CountMissing(
+        self, request: audit_pb2.CountMissingRequest, context: grpc.ServicerContext
+    ) -> audit_pb2.CountMissingResponse:
+        """Count what the memory lacks, as the metric does."""
+        counted = completeness.missing(self._rt)
+        return audit_pb2.CountMissingResponse(
+            counts=[
+                audit_pb2.MissingCount(action=action, events=number)
+                for action, number in sorted(counted.items())
+                if number
+            ]
         )
 
 

@@ -26,13 +26,14 @@ def _routers(rt: Runtime) -> Sequence[APIRouter]:
 
 
 def _servicers(rt: Runtime) -> Sequence[Callable[[grpc.Server], None]]:
-    from korrigo_grading.rpc import AccountService, ExamService
+    from korrigo_grading.rpc import AccountService, AlertService, ExamService
     from korrigo_kit import operations
     from korrigo_protos.grading.v1 import grading_pb2_grpc
 
     return [
         lambda server: grading_pb2_grpc.add_ExamServiceServicer_to_server(ExamService(rt), server),
         lambda server: grading_pb2_grpc.add_AccountServiceServicer_to_server(AccountService(rt), server),
+        lambda server: grading_pb2_grpc.add_AlertServiceServicer_to_server(AlertService(rt), server),
         operations.service(rt),
     ]
 

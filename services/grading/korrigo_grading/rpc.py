@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 
 import grpc
 
-from korrigo_grading.flows import accounts, exams, finalize, locking, recovering
+from korrigo_grading.flows import accounts, alerting, exams, finalize, locking, recovering
 from korrigo_grading.flows.recovering import Undone
+from korrigo_grading.models.alerts import Alert, Group
 from korrigo_kit import inbox, operations
 from korrigo_kit.auth import Principal
 from korrigo_kit.errors import NotFound
@@ -20,6 +22,10 @@ from korrigo_kit.rpc import caller
 from korrigo_protos.grading.v1 import grading_pb2, grading_pb2_grpc
 
 _RENDER_SECONDS = 20
+# What one message holds well below its limit of 1 MiB.
+_MOST_GROUPS = 100
+_MOST_ALERTS = 50
+_MESSAGE_BYTES = 900_000
 
 
 class ExamService(grading_pb2_grpc.ExamServiceServicer):
@@ -58,6 +64,50 @@ class AccountService(grading_pb2_grpc.AccountServiceServicer):
         except ValueError:
             found = accounts.by_name(self._rt, request.account)
         return grading_pb2.GetAccountResponse(account_id=found.id, is_active=found.is_active, roles=found.roles)
+
+
+class AlertService(grading_pb2_grpc.AlertServiceServicer):
+    """Alerts, for the operator that writes the incidents of a cluster."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+
+    def ListAlertGroups(
+        self, request: grading_pb2.ListAlertGroupsRequest, context: grpc.ServicerContext
+    ) -> grading_pb2.ListAlertGroupsResponse:
+        """List episodes of groups of alerts, newest first, as many as one message holds."""
+        answer = grading_pb2.ListAlertGroupsResponse()
+        size = 0
+        for group in alerting.newest(self._rt, min(request.limit or _MOST_GROUPS, _MOST_GROUPS)):
+            told = _group(group)
+            size += told.ByteSize()
+            if size > _MESSAGE_BYTES:
+                break
+            answer.groups.append(told)
+        return answer
+
+
+def _group(group: Group) -> grading_pb2.AlertGroup:
+    return grading_pb2.AlertGroup(
+        id=group.id,
+        started_at_ms=_ms(group.started_at),
+        ended_at_ms=_ms(group.ended_at),
+        alerts=[_alert(alert) for alert in group.alerts[:_MOST_ALERTS]],
+        left_out=group.left_out + max(0, len(group.alerts) - _MOST_ALERTS),
+    )
+
+
+def _alert(alert: Alert) -> grading_pb2.Alert:
+    return grading_pb2.Alert(
+        started_at_ms=_ms(alert.started_at),
+        ended_at_ms=_ms(alert.ended_at),
+        labels=alert.labels,
+        annotations=alert.annotations,
+    )
+
+
+def _ms(moment: datetime | None) -> int:
+    return int(moment.timestamp() * 1000) if moment else 0
 
 
 def verbs(rt: Runtime) -> Mapping[str, Verb]:

@@ -29,7 +29,7 @@ import orjson
 from korrigo_kit import context, outbox
 from korrigo_kit.db import Tx, UniqueViolation
 from korrigo_kit.errors import Forbidden, Invalid, KorrigoError, NotFound, StateConflict, Unavailable
-from korrigo_kit.outbox import SYSTEM_ACTOR
+from korrigo_kit.outbox import OPERATOR_ACTOR, SYSTEM_ACTOR
 from korrigo_kit.telemetry.metrics import interventions_total, operator_actions_total
 from korrigo_protos.grading.v1 import grading_pb2, grading_pb2_grpc
 from korrigo_protos.grading.v1.events_pb2 import Recorded
@@ -55,6 +55,9 @@ MAX_REASON = 500
 _LEASE_SECONDS = 120
 _WAIT_SECONDS = 20.0
 _LOOK_SECONDS = 0.2
+# Nobody who could answer for an act that needs two people.
+OPERATOR = "operator"
+_NOBODY = {"": SYSTEM_ACTOR, SYSTEM_ACTOR: SYSTEM_ACTOR, OPERATOR: OPERATOR_ACTOR, OPERATOR_ACTOR: OPERATOR_ACTOR}
 _UID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -77,6 +80,11 @@ class Deed:
     problems: int = 0
 
 
+def fingerprint(action: str, kind: str, subject_id: str) -> str:
+    """Return what a uid stands for: the act and its target."""
+    return hashlib.sha256("|".join((action, kind, subject_id)).encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What was asked for, once people are known by their accounts."""
@@ -92,7 +100,7 @@ class Order:
     @property
     def fingerprint(self) -> str:
         """What a uid stands for, people and reason apart."""
-        return hashlib.sha256("|".join((self.action, self.kind, self.id)).encode()).hexdigest()
+        return fingerprint(self.action, self.kind, self.id)
 
     @property
     def subject(self) -> tuple[str, str]:
@@ -184,7 +192,7 @@ def _check(asked: Asked, verb: Verb) -> None:
 
 # ---------------------------------------------------------------------------------------------- people
 def _people(rt: Runtime, asked: Asked) -> tuple[str, str | None]:
-    actor_id = _admin(rt, asked.actor) if asked.actor not in ("", SYSTEM_ACTOR) else SYSTEM_ACTOR
+    actor_id = _NOBODY.get(asked.actor) or _admin(rt, asked.actor)
     return actor_id, _admin(rt, asked.approver) if asked.approver else None
 
 
@@ -201,8 +209,8 @@ def _admin(rt: Runtime, account: str) -> str:
 
 
 def _require_two(order: Order) -> None:
-    """Two people, each an admin: the system account is nobody who could answer for it."""
-    if order.actor_id == SYSTEM_ACTOR or order.approver_id is None:
+    """Two people, each an admin: the system's accounts are nobody who could answer for it."""
+    if order.actor_id in _NOBODY or order.approver_id is None:
         raise Forbidden("APPROVAL_REQUIRED", f"{order.action} needs one admin who does it and another who approved it")
     if order.actor_id == order.approver_id:
         raise Forbidden("APPROVAL_REQUIRED", "nobody approves his own act: another admin has to")

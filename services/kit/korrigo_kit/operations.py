@@ -1,7 +1,7 @@
 """gRPC face that every room has for those who keep it running: what is stuck, and acts of healing.
 
-Both sides are here: `service` for a room's servicers, `list_stuck`, `intervene` and `ask_figures` for the command
-line, grading's summary and the operator.
+Both sides are here: `service` for a room's servicers, the functions for the command line, grading's summary and the
+operator.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from korrigo_kit import interventions, stuck
+from korrigo_kit import interventions, stuck, vitals
 from korrigo_kit.interventions import ACTIONS, Asked
 from korrigo_kit.rpc import Channels
 from korrigo_kit.stuck import Stuck
 from korrigo_kit.telemetry import figures
 from korrigo_kit.telemetry.figures import Told
+from korrigo_kit.vitals import Vitals
 from korrigo_protos.common.v1 import operations_pb2, operations_pb2_grpc
 
 if TYPE_CHECKING:
@@ -43,8 +44,11 @@ class OperationService(operations_pb2_grpc.OperationServiceServicer):
         """List what is stuck here, oldest first."""
         found = [item for item in self._rt.room.stuck(self._rt) if request.stage in ("", item.stage)]
         limit = min(request.limit or MAX_ITEMS, MAX_ITEMS)
+        listed = stuck.oldest_first(found)[:limit]
+        with self._rt.db.transaction() as tx:
+            listed = vitals.with_tries(tx, listed)
         return operations_pb2.ListStuckResponse(
-            items=[_item(item) for item in stuck.oldest_first(found)[:limit]],
+            items=[_item(item) for item in listed],
             counts=[
                 operations_pb2.StuckCount(stage=stage, reason=reason, copies=int(copies))
                 for (stage, reason), copies in sorted(stuck.count(found).items())
@@ -109,6 +113,20 @@ class OperationService(operations_pb2_grpc.OperationServiceServicer):
             ]
         )
 
+    def GetVitals(  # noqa: N802 - the protocol's name
+        self, request: operations_pb2.GetVitalsRequest, context: grpc.ServicerContext
+    ) -> operations_pb2.GetVitalsResponse:
+        """Tell what healers did lately, and whether events get out."""
+        seen = vitals.vitals(self._rt.db)
+        return operations_pb2.GetVitalsResponse(
+            now_ms=_ms(seen.now),
+            outbox_waiting=seen.outbox_waiting,
+            outbox_oldest_seconds=seen.outbox_oldest_seconds,
+            acts_last_hour=seen.acts_last_hour,
+            acts_failed=seen.acts_failed,
+            acts_failed_at_ms=_ms(seen.acts_failed_at),
+        )
+
 
 def service(rt: Runtime) -> Callable[[grpc.Server], None]:
     """Add this face to a room's gRPC server."""
@@ -122,20 +140,43 @@ def _item(item: Stuck) -> operations_pb2.StuckItem:
         reason=item.reason,
         subject_type=item.subject_type,
         subject_id=item.subject_id,
-        since_ms=int(item.since.timestamp() * 1000),
+        since_ms=_ms(item.since),
         copies=item.copies,
         job_id=item.job_id,
         attempts=item.attempts,
         lost_leases=item.lost_leases,
         error_reason=item.error_reason,
+        exam_id=item.exam_id,
+        anonymous_id=item.anonymous_id,
+        tried=item.tried,
+        tried_at_ms=_ms(item.tried_at),
     )
+
+
+def _ms(moment: datetime | None) -> int:
+    return int(moment.timestamp() * 1000) if moment else 0
+
+
+def _moment(milliseconds: int) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
 
 def list_stuck(channels: Channels, room: str, *, seconds: float = _LIST_SECONDS, limit: int = 0) -> list[Stuck]:
     """Ask a room what is stuck there, oldest first; raises the room's error, or Unavailable."""
+    return list_and_count(channels, room, seconds=seconds, limit=limit)[0]
+
+
+def list_and_count(
+    channels: Channels, room: str, *, seconds: float = _LIST_SECONDS, limit: int = 0
+) -> tuple[list[Stuck], dict[tuple[str, str], int]]:
+    """Ask a room for the oldest that is stuck, and for how many copies are by (stage, reason), all of them."""
     with channels.asking(room):
         stub = channels.stub(room, operations_pb2_grpc.OperationServiceStub)
         answer = stub.ListStuck(operations_pb2.ListStuckRequest(limit=limit), timeout=seconds)
+    return _stuck(answer), {(found.stage, found.reason): found.copies for found in answer.counts}
+
+
+def _stuck(answer: operations_pb2.ListStuckResponse) -> list[Stuck]:
     return [
         Stuck(
             room=item.room,
@@ -149,6 +190,10 @@ def list_stuck(channels: Channels, room: str, *, seconds: float = _LIST_SECONDS,
             attempts=item.attempts,
             lost_leases=item.lost_leases,
             error_reason=item.error_reason,
+            exam_id=item.exam_id,
+            anonymous_id=item.anonymous_id,
+            tried=item.tried,
+            tried_at=_moment(item.tried_at_ms),
         )
         for item in answer.items
     ]
@@ -163,6 +208,21 @@ def ask_figures(channels: Channels, room: str, *, seconds: float = _LIST_SECONDS
         Told(one.process, one.service, one.seconds, {(item.name, item.label): item.value for item in one.figures})
         for one in answer.processes
     ]
+
+
+def get_vitals(channels: Channels, room: str, *, seconds: float = _LIST_SECONDS) -> Vitals:
+    """Ask a room how it is; raises the room's error, or Unavailable."""
+    with channels.asking(room):
+        stub = channels.stub(room, operations_pb2_grpc.OperationServiceStub)
+        answer = stub.GetVitals(operations_pb2.GetVitalsRequest(), timeout=seconds)
+    return Vitals(
+        now=datetime.fromtimestamp(answer.now_ms / 1000, UTC),
+        outbox_waiting=answer.outbox_waiting,
+        outbox_oldest_seconds=answer.outbox_oldest_seconds,
+        acts_last_hour=answer.acts_last_hour,
+        acts_failed=answer.acts_failed,
+        acts_failed_at=_moment(answer.acts_failed_at_ms),
+    )
 
 
 def intervene(

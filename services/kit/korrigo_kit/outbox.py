@@ -33,6 +33,8 @@ log = logging.getLogger(AUDIT)
 
 # Actor of everything that no person did; a real account of this id exists (domain.md 1.3: never null).
 SYSTEM_ACTOR = "00000000-0000-7000-8000-000000000001"
+# Actor of acts of healing that no person asked for: the operator of a cluster, the sweeper of one machine.
+OPERATOR_ACTOR = "00000000-0000-7000-8000-000000000002"
 
 SUBJECT_TYPES = ("copy", "exam", "scan", "student", "user", "system")
 KEEP_SENT_DAYS = 7

@@ -32,8 +32,12 @@ def run(
     parts: Sequence[str] = PARTS,
     ready_file: Path | None = None,
     openapi_document: Mapping[str, Any] | None = None,
+    beside_sweeper: Callable[[Process, threading.Event], None] | None = None,
 ) -> None:
-    """Run these parts of these rooms until SIGTERM or SIGINT; touches `ready_file` once everything answers."""
+    """Run these parts of these rooms until SIGTERM or SIGINT; touches `ready_file` once everything answers.
+
+    `beside_sweeper` runs in a thread of whichever process has the sweeper, until the event is set.
+    """
     name = rooms[0].name if len(rooms) == 1 else "-".join(parts)
     logs.configure(name, settings.log.level, settings.log.directory)
     traces.configure(name, settings.otel)
@@ -41,6 +45,9 @@ def run(
     process = Process.build(rooms, settings)
     stop = threading.Event()
     threads = _background(process, parts, stop)
+    if beside_sweeper is not None and "sweeper" in parts:
+        beside = threading.Thread(target=beside_sweeper, args=(process, stop), name="beside-sweeper", daemon=True)
+        threads.append(beside)
     for thread in threads:
         thread.start()
 

@@ -36,7 +36,10 @@ WORKER_PREFIX = "worker:"
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """Something that is stuck: what, why, since when, and how many copies wait for it."""
+    """Something that is stuck: what, why, since when, and how many copies wait for it.
+
+    `tried` and `tried_at` are added by `interventions.with_tries`: automatic acts on it in the last day.
+    """
 
     room: str
     stage: str
@@ -49,6 +52,10 @@ class Stuck:
     attempts: int = 0
     lost_leases: int = 0
     error_reason: str = ""
+    exam_id: str = ""
+    anonymous_id: str = ""
+    tried: int = 0
+    tried_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#korrigo_protos/audit/v1/audit.proto\x12\x17korrigo_protos.audit.v1\"9\n\rVerifyRequest\x12\x14\n\x0csubject_type\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"x\n\x0eVerifyResponse\x12\x10\n\x08is_valid\x18\x01 \x01(\x08\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x0f\n\x07streams\x18\x03 \x01(\x03\x12\x32\n\x08\x66indings\x18\x04 \x03(\x0b\x32 .korrigo_protos.audit.v1.Finding\"e\n\x07\x46inding\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x14\n\x0csubject_type\x18\x02 \x01(\t\x12\x12\n\nsubject_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\nsource_seq\x18\x05 \x01(\x03\x32i\n\x0c\x41uditService\x12Y\n\x06Verify\x12&.korrigo_protos.audit.v1.VerifyRequest\x1a\'.korrigo_protos.audit.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#korrigo_protos/audit/v1/audit.proto\x12\x17korrigo_protos.audit.v1\"9\n\rVerifyRequest\x12\x14\n\x0csubject_type\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\"x\n\x0eVerifyResponse\x12\x10\n\x08is_valid\x18\x01 \x01(\x08\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x0f\n\x07streams\x18\x03 \x01(\x03\x12\x32\n\x08\x66indings\x18\x04 \x03(\x0b\x32 .korrigo_protos.audit.v1.Finding\"e\n\x07\x46inding\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x14\n\x0csubject_type\x18\x02 \x01(\t\x12\x12\n\nsubject_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\nsource_seq\x18\x05 \x01(\x03\"\x15\n\x13\x43ountMissingRequest\"M\n\x14\x43ountMissingResponse\x12\x35\n\x06\x63ounts\x18\x01 \x03(\x0b\x32%.korrigo_protos.audit.v1.MissingCount\".\n\x0cMissingCount\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x32\xd6\x01\n\x0c\x41uditService\x12Y\n\x06Verify\x12&.korrigo_protos.audit.v1.VerifyRequest\x1a\'.korrigo_protos.audit.v1.VerifyResponse\x12k\n\x0c\x43ountMissing\x12,.korrigo_protos.audit.v1.CountMissingRequest\x1a-.korrigo_protos.audit.v1.CountMissingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYRESPONSE']._serialized_end=243
   _globals['_FINDING']._serialized_start=245
   _globals['_FINDING']._serialized_end=346
-  _globals['_AUDITSERVICE']._serialized_start=348
-  _globals['_AUDITSERVICE']._serialized_end=453
+  _globals['_COUNTMISSINGREQUEST']._serialized_start=348
+  _globals['_COUNTMISSINGREQUEST']._serialized_end=369
+  _globals['_COUNTMISSINGRESPONSE']._serialized_start=371
+  _globals['_COUNTMISSINGRESPONSE']._serialized_end=448
+  _globals['_MISSINGCOUNT']._serialized_start=450
+  _globals['_MISSINGCOUNT']._serialized_end=496
+  _globals['_AUDITSERVICE']._serialized_start=499
+  _globals['_AUDITSERVICE']._serialized_end=713
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,11 @@ class AuditServiceStub:
                 request_serializer=korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.CountMissing = channel.unary_unary(
+                '/korrigo_protos.audit.v1.AuditService/CountMissing',
+                request_serializer=korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.CountMissingRequest.SerializeToString,
+                response_deserializer=korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.CountMissingResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -57,6 +62,13 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountMissing(self, request, context):
+        """Count the events that rooms told and the memory does not hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +76,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.VerifyRequest.FromString,
                     response_serializer=korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.VerifyResponse.SerializeToString,
+            ),
+            'CountMissing': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountMissing,
+                    request_deserializer=korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.CountMissingRequest.FromString,
+                    response_serializer=korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.CountMissingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -96,6 +113,33 @@ class AuditService:
             '/korrigo_protos.audit.v1.AuditService/Verify',
             korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.VerifyRequest.SerializeToString,
             korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountMissing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/korrigo_protos.audit.v1.AuditService/CountMissing',
+            korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.CountMissingRequest.SerializeToString,
+            korrigo__protos_dot_audit_dot_v1_dot_audit__pb2.CountMissingResponse.FromString,
             options,
             channel_credentials,
             insecure,

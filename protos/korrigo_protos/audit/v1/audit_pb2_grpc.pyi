@@ -21,6 +21,8 @@ class AuditServiceStub:
     def __init__(self, channel: _grpc.Channel) -> None: ...
     Verify: _grpc.UnaryUnaryMultiCallable[_audit_pb2.VerifyRequest, _audit_pb2.VerifyResponse]
     """Check sequences and leaves of one stream, or of all."""
+    CountMissing: _grpc.UnaryUnaryMultiCallable[_audit_pb2.CountMissingRequest, _audit_pb2.CountMissingResponse]
+    """Count the events that rooms told and the memory does not hold."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """What other rooms and operators may ask audit now.
@@ -35,5 +37,13 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _grpc.ServicerContext,
     ) -> _audit_pb2.VerifyResponse:
         """Check sequences and leaves of one stream, or of all."""
+
+    @_abc_1.abstractmethod
+    def CountMissing(
+        self,
+        request: _audit_pb2.CountMissingRequest,
+        context: _grpc.ServicerContext,
+    ) -> _audit_pb2.CountMissingResponse:
+        """Count the events that rooms told and the memory does not hold."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _grpc.Server) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)korrigo_protos/common/v1/operations.proto\x12\x18korrigo_protos.common.v1\"0\n\x10ListStuckRequest\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"}\n\x11ListStuckResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.korrigo_protos.common.v1.StuckItem\x12\x34\n\x06\x63ounts\x18\x02 \x03(\x0b\x32$.korrigo_protos.common.v1.StuckCount\"\xd1\x01\n\tStuckItem\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0csubject_type\x18\x04 \x01(\t\x12\x12\n\nsubject_id\x18\x05 \x01(\t\x12\x10\n\x08since_ms\x18\x06 \x01(\x03\x12\x0e\n\x06\x63opies\x18\x07 \x01(\x05\x12\x0e\n\x06job_id\x18\x08 \x01(\t\x12\x10\n\x08\x61ttempts\x18\t \x01(\x05\x12\x13\n\x0blost_leases\x18\n \x01(\x05\x12\x14\n\x0c\x65rror_reason\x18\x0b \x01(\t\";\n\nStuckCount\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x63opies\x18\x03 \x01(\x03\"\"\n\x06Target\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\xa3\x01\n\x10InterveneRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x30\n\x06target\x18\x03 \x01(\x0b\x32 .korrigo_protos.common.v1.Target\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x10\n\x08\x61pprover\x18\x07 \x01(\t\"\xc9\x01\n\x11InterveneResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.korrigo_protos.common.v1.ActedOn\x12\x10\n\x08\x61\x66\x66\x65\x63ted\x18\x03 \x01(\x05\x12\x0f\n\x07refused\x18\x04 \x01(\x05\x12\x10\n\x08problems\x18\x05 \x01(\x05\x12\x11\n\tevent_ids\x18\x06 \x03(\t\x12\x13\n\x0bis_replayed\x18\x07 \x01(\x08\x12\x16\n\x0eneeds_approval\x18\x08 \x01(\x08\"R\n\x07\x41\x63tedOn\x12\x14\n\x0csubject_type\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x0f\n\x07is_done\x18\x03 \x01(\x08\x12\x0c\n\x04note\x18\x04 \x01(\t\"\x14\n\x12TellFiguresRequest\"R\n\x13TellFiguresResponse\x12;\n\tprocesses\x18\x01 \x03(\x0b\x32(.korrigo_protos.common.v1.ProcessFigures\"v\n\x0eProcessFigures\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x31\n\x07\x66igures\x18\x04 \x03(\x0b\x32 .korrigo_protos.common.v1.Figure\"4\n\x06\x46igure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x32\xca\x02\n\x10OperationService\x12\x64\n\tListStuck\x12*.korrigo_protos.common.v1.ListStuckRequest\x1a+.korrigo_protos.common.v1.ListStuckResponse\x12\x64\n\tIntervene\x12*.korrigo_protos.common.v1.InterveneRequest\x1a+.korrigo_protos.common.v1.InterveneResponse\x12j\n\x0bTellFigures\x12,.korrigo_protos.common.v1.TellFiguresRequest\x1a-.korrigo_protos.common.v1.TellFiguresResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)korrigo_protos/common/v1/operations.proto\x12\x18korrigo_protos.common.v1\"0\n\x10ListStuckRequest\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"}\n\x11ListStuckResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32#.korrigo_protos.common.v1.StuckItem\x12\x34\n\x06\x63ounts\x18\x02 \x03(\x0b\x32$.korrigo_protos.common.v1.StuckCount\"\x9c\x02\n\tStuckItem\x12\x0c\n\x04room\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0csubject_type\x18\x04 \x01(\t\x12\x12\n\nsubject_id\x18\x05 \x01(\t\x12\x10\n\x08since_ms\x18\x06 \x01(\x03\x12\x0e\n\x06\x63opies\x18\x07 \x01(\x05\x12\x0e\n\x06job_id\x18\x08 \x01(\t\x12\x10\n\x08\x61ttempts\x18\t \x01(\x05\x12\x13\n\x0blost_leases\x18\n \x01(\x05\x12\x14\n\x0c\x65rror_reason\x18\x0b \x01(\t\x12\x0f\n\x07\x65xam_id\x18\x0c \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\r \x01(\t\x12\r\n\x05tried\x18\x0e \x01(\x05\x12\x13\n\x0btried_at_ms\x18\x0f \x01(\x03\";\n\nStuckCount\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x63opies\x18\x03 \x01(\x03\"\"\n\x06Target\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\xa3\x01\n\x10InterveneRequest\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x30\n\x06target\x18\x03 \x01(\x0b\x32 .korrigo_protos.common.v1.Target\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x10\n\x08\x61pprover\x18\x07 \x01(\t\"\xc9\x01\n\x11InterveneResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x30\n\x05items\x18\x02 \x03(\x0b\x32!.korrigo_protos.common.v1.ActedOn\x12\x10\n\x08\x61\x66\x66\x65\x63ted\x18\x03 \x01(\x05\x12\x0f\n\x07refused\x18\x04 \x01(\x05\x12\x10\n\x08problems\x18\x05 \x01(\x05\x12\x11\n\tevent_ids\x18\x06 \x03(\t\x12\x13\n\x0bis_replayed\x18\x07 \x01(\x08\x12\x16\n\x0eneeds_approval\x18\x08 \x01(\x08\"R\n\x07\x41\x63tedOn\x12\x14\n\x0csubject_type\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x0f\n\x07is_done\x18\x03 \x01(\x08\x12\x0c\n\x04note\x18\x04 \x01(\t\"\x14\n\x12TellFiguresRequest\"R\n\x13TellFiguresResponse\x12;\n\tprocesses\x18\x01 \x03(\x0b\x32(.korrigo_protos.common.v1.ProcessFigures\"v\n\x0eProcessFigures\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x31\n\x07\x66igures\x18\x04 \x03(\x0b\x32 .korrigo_protos.common.v1.Figure\"4\n\x06\x46igure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\"\x12\n\x10GetVitalsRequest\"\xa2\x01\n\x11GetVitalsResponse\x12\x0e\n\x06now_ms\x18\x01 \x01(\x03\x12\x16\n\x0eoutbox_waiting\x18\x02 \x01(\x03\x12\x1d\n\x15outbox_oldest_seconds\x18\x03 \x01(\x01\x12\x16\n\x0e\x61\x63ts_last_hour\x18\x04 \x01(\x05\x12\x13\n\x0b\x61\x63ts_failed\x18\x05 \x01(\x05\x12\x19\n\x11\x61\x63ts_failed_at_ms\x18\x06 \x01(\x03\x32\xb0\x03\n\x10OperationService\x12\x64\n\tListStuck\x12*.korrigo_protos.common.v1.ListStuckRequest\x1a+.korrigo_protos.common.v1.ListStuckResponse\x12\x64\n\tIntervene\x12*.korrigo_protos.common.v1.InterveneRequest\x1a+.korrigo_protos.common.v1.InterveneResponse\x12j\n\x0bTellFigures\x12,.korrigo_protos.common.v1.TellFiguresRequest\x1a-.korrigo_protos.common.v1.TellFiguresResponse\x12\x64\n\tGetVitals\x12*.korrigo_protos.common.v1.GetVitalsRequest\x1a+.korrigo_protos.common.v1.GetVitalsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,25 +36,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSTUCKRESPONSE']._serialized_start=121
   _globals['_LISTSTUCKRESPONSE']._serialized_end=246
   _globals['_STUCKITEM']._serialized_start=249
-  _globals['_STUCKITEM']._serialized_end=458
-  _globals['_STUCKCOUNT']._serialized_start=460
-  _globals['_STUCKCOUNT']._serialized_end=519
-  _globals['_TARGET']._serialized_start=521
-  _globals['_TARGET']._serialized_end=555
-  _globals['_INTERVENEREQUEST']._serialized_start=558
-  _globals['_INTERVENEREQUEST']._serialized_end=721
-  _globals['_INTERVENERESPONSE']._serialized_start=724
-  _globals['_INTERVENERESPONSE']._serialized_end=925
-  _globals['_ACTEDON']._serialized_start=927
-  _globals['_ACTEDON']._serialized_end=1009
-  _globals['_TELLFIGURESREQUEST']._serialized_start=1011
-  _globals['_TELLFIGURESREQUEST']._serialized_end=1031
-  _globals['_TELLFIGURESRESPONSE']._serialized_start=1033
-  _globals['_TELLFIGURESRESPONSE']._serialized_end=1115
-  _globals['_PROCESSFIGURES']._serialized_start=1117
-  _globals['_PROCESSFIGURES']._serialized_end=1235
-  _globals['_FIGURE']._serialized_start=1237
-  _globals['_FIGURE']._serialized_end=1289
-  _globals['_OPERATIONSERVICE']._serialized_start=1292
-  _globals['_OPERATIONSERVICE']._serialized_end=1622
+  _globals['_STUCKITEM']._serialized_end=533
+  _globals['_STUCKCOUNT']._serialized_start=535
+  _globals['_STUCKCOUNT']._serialized_end=594
+  _globals['_TARGET']._serialized_start=596
+  _globals['_TARGET']._serialized_end=630
+  _globals['_INTERVENEREQUEST']._serialized_start=633
+  _globals['_INTERVENEREQUEST']._serialized_end=796
+  _globals['_INTERVENERESPONSE']._serialized_start=799
+  _globals['_INTERVENERESPONSE']._serialized_end=1000
+  _globals['_ACTEDON']._serialized_start=1002
+  _globals['_ACTEDON']._serialized_end=1084
+  _globals['_TELLFIGURESREQUEST']._serialized_start=1086
+  _globals['_TELLFIGURESREQUEST']._serialized_end=1106
+  _globals['_TELLFIGURESRESPONSE']._serialized_start=1108
+  _globals['_TELLFIGURESRESPONSE']._serialized_end=1190
+  _globals['_PROCESSFIGURES']._serialized_start=1192
+  _globals['_PROCESSFIGURES']._serialized_end=1310
+  _globals['_FIGURE']._serialized_start=1312
+  _globals['_FIGURE']._serialized_end=1364
+  _globals['_GETVITALSREQUEST']._serialized_start=1366
+  _globals['_GETVITALSREQUEST']._serialized_end=1384
+  _globals['_GETVITALSRESPONSE']._serialized_start=1387
+  _globals['_GETVITALSRESPONSE']._serialized_end=1549
+  _globals['_OPERATIONSERVICE']._serialized_start=1552
+  _globals['_OPERATIONSERVICE']._serialized_end=1984
 # @@protoc_insertion_point(module_scope)

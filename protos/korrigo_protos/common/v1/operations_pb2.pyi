@@ -91,6 +91,10 @@ class StuckItem(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     LOST_LEASES_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
+    EXAM_ID_FIELD_NUMBER: _builtins.int
+    ANONYMOUS_ID_FIELD_NUMBER: _builtins.int
+    TRIED_FIELD_NUMBER: _builtins.int
+    TRIED_AT_MS_FIELD_NUMBER: _builtins.int
     room: _builtins.str
     """Room that lists it."""
     stage: _builtins.str
@@ -113,6 +117,14 @@ class StuckItem(_message.Message):
     """Workers lost under it."""
     error_reason: _builtins.str
     """Reason of the last failure, empty when there was none."""
+    exam_id: _builtins.str
+    """Its exam, empty when that is not known."""
+    anonymous_id: _builtins.str
+    """What markers call the copy; empty for a scan."""
+    tried: _builtins.int
+    """Automatic acts on it in the last day."""
+    tried_at_ms: _builtins.int
+    """Unix time in milliseconds of the last of them; 0 when there was none."""
     def __init__(
         self,
         *,
@@ -127,10 +139,14 @@ class StuckItem(_message.Message):
         attempts: _builtins.int = ...,
         lost_leases: _builtins.int = ...,
         error_reason: _builtins.str = ...,
+        exam_id: _builtins.str = ...,
+        anonymous_id: _builtins.str = ...,
+        tried: _builtins.int = ...,
+        tried_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "copies", b"copies", "error_reason", b"error_reason", "job_id", b"job_id", "lost_leases", b"lost_leases", "reason", b"reason", "room", b"room", "since_ms", b"since_ms", "stage", b"stage", "subject_id", b"subject_id", "subject_type", b"subject_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anonymous_id", b"anonymous_id", "attempts", b"attempts", "copies", b"copies", "error_reason", b"error_reason", "exam_id", b"exam_id", "job_id", b"job_id", "lost_leases", b"lost_leases", "reason", b"reason", "room", b"room", "since_ms", b"since_ms", "stage", b"stage", "subject_id", b"subject_id", "subject_type", b"subject_type", "tried", b"tried", "tried_at_ms", b"tried_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,3 +450,62 @@ class Figure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Figure: _TypeAlias = Figure  # noqa: Y015
+
+@_typing.final
+class GetVitalsRequest(_message.Message):
+    """Nothing to choose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVitalsRequest: _TypeAlias = GetVitalsRequest  # noqa: Y015
+
+@_typing.final
+class GetVitalsResponse(_message.Message):
+    """How a room is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    OUTBOX_WAITING_FIELD_NUMBER: _builtins.int
+    OUTBOX_OLDEST_SECONDS_FIELD_NUMBER: _builtins.int
+    ACTS_LAST_HOUR_FIELD_NUMBER: _builtins.int
+    ACTS_FAILED_FIELD_NUMBER: _builtins.int
+    ACTS_FAILED_AT_MS_FIELD_NUMBER: _builtins.int
+    now_ms: _builtins.int
+    """The room's clock, Unix time in milliseconds; everything here is told by it."""
+    outbox_waiting: _builtins.int
+    """Events that were not sent to the other rooms yet."""
+    outbox_oldest_seconds: _builtins.float
+    """Age of the oldest of them in seconds, 0 when there is none."""
+    acts_last_hour: _builtins.int
+    """Automatic acts of the last hour."""
+    acts_failed: _builtins.int
+    """How many of them failed since the last that did not."""
+    acts_failed_at_ms: _builtins.int
+    """Unix time in milliseconds of the last of those; 0 when there was none."""
+    def __init__(
+        self,
+        *,
+        now_ms: _builtins.int = ...,
+        outbox_waiting: _builtins.int = ...,
+        outbox_oldest_seconds: _builtins.float = ...,
+        acts_last_hour: _builtins.int = ...,
+        acts_failed: _builtins.int = ...,
+        acts_failed_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_failed", b"acts_failed", "acts_failed_at_ms", b"acts_failed_at_ms", "acts_last_hour", b"acts_last_hour", "now_ms", b"now_ms", "outbox_oldest_seconds", b"outbox_oldest_seconds", "outbox_waiting", b"outbox_waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVitalsResponse: _TypeAlias = GetVitalsResponse  # noqa: Y015

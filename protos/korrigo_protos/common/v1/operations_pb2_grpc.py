@@ -50,6 +50,11 @@ class OperationServiceStub:
                 request_serializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresRequest.SerializeToString,
                 response_deserializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresResponse.FromString,
                 _registered_method=True)
+        self.GetVitals = channel.unary_unary(
+                '/korrigo_protos.common.v1.OperationService/GetVitals',
+                request_serializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.GetVitalsRequest.SerializeToString,
+                response_deserializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.GetVitalsResponse.FromString,
+                _registered_method=True)
 
 
 class OperationServiceServicer:
@@ -77,6 +82,13 @@ class OperationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetVitals(self, request, context):
+        """Tell how this room is: what its automatic healers did lately, and whether its events get out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_OperationServiceServicer_to_server(servicer, server):
                     servicer.TellFigures,
                     request_deserializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresRequest.FromString,
                     response_serializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresResponse.SerializeToString,
+            ),
+            'GetVitals': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVitals,
+                    request_deserializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.GetVitalsRequest.FromString,
+                    response_serializer=korrigo__protos_dot_common_dot_v1_dot_operations__pb2.GetVitalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class OperationService:
             '/korrigo_protos.common.v1.OperationService/TellFigures',
             korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresRequest.SerializeToString,
             korrigo__protos_dot_common_dot_v1_dot_operations__pb2.TellFiguresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVitals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/korrigo_protos.common.v1.OperationService/GetVitals',
+            korrigo__protos_dot_common_dot_v1_dot_operations__pb2.GetVitalsRequest.SerializeToString,
+            korrigo__protos_dot_common_dot_v1_dot_operations__pb2.GetVitalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

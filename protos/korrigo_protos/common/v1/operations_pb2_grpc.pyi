@@ -22,6 +22,8 @@ class OperationServiceStub:
     """Do one act of healing, once for its uid, however often it is asked for."""
     TellFigures: _grpc.UnaryUnaryMultiCallable[_operations_pb2.TellFiguresRequest, _operations_pb2.TellFiguresResponse]
     """Tell what every living process of this room counted lately."""
+    GetVitals: _grpc.UnaryUnaryMultiCallable[_operations_pb2.GetVitalsRequest, _operations_pb2.GetVitalsResponse]
+    """Tell how this room is: what its automatic healers did lately, and whether its events get out."""
 
 class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
     """What those who keep the product running ask of every room: the command line, the control room, the operator."""
@@ -49,5 +51,13 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _grpc.ServicerContext,
     ) -> _operations_pb2.TellFiguresResponse:
         """Tell what every living process of this room counted lately."""
+
+    @_abc_1.abstractmethod
+    def GetVitals(
+        self,
+        request: _operations_pb2.GetVitalsRequest,
+        context: _grpc.ServicerContext,
+    ) -> _operations_pb2.GetVitalsResponse:
+        """Tell how this room is: what its automatic healers did lately, and whether its events get out."""
 
 def add_OperationServiceServicer_to_server(servicer: OperationServiceServicer, server: _grpc.Server) -> None: ...

@@ -181,3 +181,79 @@ class AccountService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class AlertServiceStub:
+    """Alerts as the product heard them, for whoever writes incidents.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListAlertGroups = channel.unary_unary(
+                '/korrigo_protos.grading.v1.AlertService/ListAlertGroups',
+                request_serializer=korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.ListAlertGroupsRequest.SerializeToString,
+                response_deserializer=korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.ListAlertGroupsResponse.FromString,
+                _registered_method=True)
+
+
+class AlertServiceServicer:
+    """Alerts as the product heard them, for whoever writes incidents.
+    """
+
+    def ListAlertGroups(self, request, context):
+        """List the episodes of groups of alerts, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AlertServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListAlertGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlertGroups,
+                    request_deserializer=korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.ListAlertGroupsRequest.FromString,
+                    response_serializer=korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.ListAlertGroupsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'korrigo_protos.grading.v1.AlertService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('korrigo_protos.grading.v1.AlertService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AlertService:
+    """Alerts as the product heard them, for whoever writes incidents.
+    """
+
+    @staticmethod
+    def ListAlertGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/korrigo_protos.grading.v1.AlertService/ListAlertGroups',
+            korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.ListAlertGroupsRequest.SerializeToString,
+            korrigo__protos_dot_grading_dot_v1_dot_grading__pb2.ListAlertGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

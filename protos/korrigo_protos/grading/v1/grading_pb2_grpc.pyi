@@ -57,3 +57,23 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Find an account by its id or user name."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _grpc.Server) -> None: ...
+
+class AlertServiceStub:
+    """Alerts as the product heard them, for whoever writes incidents."""
+
+    def __init__(self, channel: _grpc.Channel) -> None: ...
+    ListAlertGroups: _grpc.UnaryUnaryMultiCallable[_grading_pb2.ListAlertGroupsRequest, _grading_pb2.ListAlertGroupsResponse]
+    """List the episodes of groups of alerts, newest first."""
+
+class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Alerts as the product heard them, for whoever writes incidents."""
+
+    @_abc_1.abstractmethod
+    def ListAlertGroups(
+        self,
+        request: _grading_pb2.ListAlertGroupsRequest,
+        context: _grpc.ServicerContext,
+    ) -> _grading_pb2.ListAlertGroupsResponse:
+        """List the episodes of groups of alerts, newest first."""
+
+def add_AlertServiceServicer_to_server(servicer: AlertServiceServicer, server: _grpc.Server) -> None: ...

@@ -1,8 +1,9 @@
 """Alerts come in from Alertmanager and are kept as what an incident begins with (issue 4, part 7).
 
-Started by `rest.alerts`; read by `korrigo incident`. Alertmanager repeats what it said, for days, and two of them may
-say it at once: an alert is its fingerprint and the moment it began, so that a repeat changes nothing. It also goes on
-trying while we are down, so the end of an alert may be the first that is heard of it.
+Started by `rest.alerts`; read by `korrigo incident` and, through `rpc`, by the operator. Alertmanager repeats what it
+said, for days, and two of them may say it at once: an alert is its fingerprint and the moment it began, so that a
+repeat changes nothing. It also goes on trying while we are down, so the end of an alert may be the first that is heard
+of it.
 
 Two kinds say nothing about the product and open no group: the watchdog and test alerts, which carry severity none or
 the label `korrigo_test`. That they came is kept as heartbeats, `watchdog` and `alert-test`: the way from the rules to
@@ -130,6 +131,12 @@ def since(rt: Runtime, start: datetime, limit: int = 200) -> list[Group]:
     with rt.db.transaction() as tx:
         found = alerts.page(tx, is_firing=None, after=None, limit=limit)
     return [group for group in found if group.ended_at is None or group.ended_at >= start]
+
+
+def newest(rt: Runtime, limit: int) -> list[Group]:
+    """List the newest episodes with their alerts; for rooms and the operator, which are let in as such."""
+    with rt.db.transaction() as tx:
+        return alerts.page(tx, is_firing=None, after=None, limit=limit)
 
 
 def prune(rt: Runtime) -> None:

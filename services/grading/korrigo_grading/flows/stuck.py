@@ -32,39 +32,50 @@ def found(rt: Runtime) -> list[Stuck]:
     for row in requests:
         reason = _reason(rt, row, after_seconds, has_worker=has_worker)
         if reason:
-            listed.append(_copy("finalize", reason, row["copy_id"], row["requested_at"], row["attempts"]))
+            listed.append(_copy(row, "finalize", reason, row["requested_at"]))
     return list(stuck.oldest_first(listed))
 
 
-def _copy(stage: str, reason: str, copy_id: str, since: datetime, attempts: int = 0, error: str = "") -> Stuck:
-    return Stuck("grading", stage, reason, "copy", copy_id, since, attempts=attempts, error_reason=error)
+def _copy(row: dict[str, Any], stage: str, reason: str, since: datetime) -> Stuck:
+    return Stuck(
+        room="grading",
+        stage=stage,
+        reason=reason,
+        subject_type="copy",
+        subject_id=row["id"],
+        since=since,
+        attempts=row.get("attempts", 0),
+        error_reason=row.get("error", ""),
+        exam_id=row["exam_id"],
+        anonymous_id=row["anonymous_id"],
+    )
+
+
+_NAMED = "c.id::text AS id, c.exam_id::text AS exam_id, c.anonymous_id"
 
 
 def _failed(tx: Tx) -> list[Stuck]:
     rows = tx.all(
-        "SELECT c.id::text AS id, c.updated_at, c.grading_retries, coalesce((SELECT f.error_reason FROM finalisations f"
-        "   WHERE f.copy_id = c.id ORDER BY f.revision DESC, f.request DESC LIMIT 1), '') AS error"
+        f"SELECT {_NAMED}, c.updated_at, c.grading_retries AS attempts, coalesce((SELECT f.error_reason"
+        "   FROM finalisations f WHERE f.copy_id = c.id ORDER BY f.revision DESC, f.request DESC LIMIT 1), '') AS error"
         " FROM copies c WHERE c.status = %s AND c.deleted_at IS NULL",
         (statuses.GRADING_FAILED,),
     )
-    return [
-        _copy("finalize", stuck.RETRIES_EXHAUSTED, row["id"], row["updated_at"], row["grading_retries"], row["error"])
-        for row in rows
-    ]
+    return [_copy(row, "finalize", stuck.RETRIES_EXHAUSTED, row["updated_at"]) for row in rows]
 
 
 def _locks(tx: Tx, after_seconds: float) -> list[Stuck]:
     rows = tx.all(
-        "SELECT c.id::text AS id, l.expires_at, c.updated_at FROM copies c LEFT JOIN copy_locks l ON l.copy_id = c.id"
-        " WHERE c.status = %(locked)s"
+        f"SELECT {_NAMED}, l.expires_at, c.updated_at FROM copies c LEFT JOIN copy_locks l ON l.copy_id = c.id"
+        " WHERE c.status = %(locked)s AND c.deleted_at IS NULL"
         " AND coalesce(l.expires_at, c.updated_at) < clock_timestamp() - make_interval(secs => %(after)s)",
         {"locked": statuses.LOCKED, "after": after_seconds},
     )
     return [
         _copy(
+            row,
             "lock",
             stuck.LOCK_EXPIRED if row["expires_at"] else stuck.NO_PROGRESS,
-            row["id"],
             row["expires_at"] or row["updated_at"],
         )
         for row in rows
@@ -73,7 +84,7 @@ def _locks(tx: Tx, after_seconds: float) -> list[Stuck]:
 
 def _old_requests(tx: Tx, after_seconds: float) -> list[dict[str, Any]]:
     return tx.all(
-        "SELECT f.copy_id::text AS copy_id, f.revision, f.requested_at, f.attempts FROM finalisations f"
+        f"SELECT {_NAMED}, f.revision, f.requested_at, f.attempts FROM finalisations f"
         " JOIN copies c ON c.id = f.copy_id AND c.revision = f.revision"
         " WHERE f.state = 'REQUESTED' AND c.status = %s AND c.deleted_at IS NULL"
         " AND f.requested_at < clock_timestamp() - make_interval(secs => %s) ORDER BY f.requested_at LIMIT %s",
@@ -82,7 +93,7 @@ def _old_requests(tx: Tx, after_seconds: float) -> list[dict[str, Any]]:
 
 
 def _reason(rt: Runtime, row: dict[str, Any], after_seconds: float, *, has_worker: bool) -> str | None:
-    asked = render_pb2.GetRenderRequest(copy_id=row["copy_id"], revision=row["revision"])
+    asked = render_pb2.GetRenderRequest(copy_id=row["id"], revision=row["revision"])
     try:
         with rt.channels.asking("render"):
             answer = rt.channels.stub("render", render_pb2_grpc.RenderServiceStub).GetRender(asked)

@@ -1,0 +1,131 @@
+"""The rooms as the operator sees them: asked over gRPC, every answer turned into facts of the policies.
+
+A room that does not answer is silent: what is known of it stays as it is, and the others are gone on with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from korrigo_kit import operations
+from korrigo_kit.errors import KorrigoError
+from korrigo_kit.interventions import Asked
+from korrigo_kit.rpc import Channels
+from korrigo_kit.stuck import Stuck
+from korrigo_kit.vitals import Vitals
+from korrigo_operator.policies.episode import AlertEpisode, AlertTold
+from korrigo_operator.policies.facts import Acts, Found
+from korrigo_protos.audit.v1 import audit_pb2, audit_pb2_grpc
+from korrigo_protos.common.v1.operations_pb2 import InterveneResponse
+from korrigo_protos.grading.v1 import grading_pb2, grading_pb2_grpc
+
+log = logging.getLogger("korrigo.operator")
+
+NAMES = ("ingest", "grading", "render", "audit")
+_ASK_SECONDS = 10
+# Whoever acts longer goes on after we hung up: the next sweep hears what came of it.
+ACT_SECONDS = 30
+# Counting the whole trail takes about a second per million records.
+_COUNT_SECONDS = 30
+
+
+@dataclass
+class Seen:
+    """What the rooms told in one sweep."""
+
+    found: list[Found] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    vitals: dict[str, Vitals] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+    # Of rooms that told only the oldest: since when the last of them is stuck.
+    complete_until: dict[str, datetime] = field(default_factory=dict)
+
+    @property
+    def acts(self) -> Acts:
+        """The automatic acts of all rooms together."""
+        failed = [found.acts_failed_at for found in self.vitals.values() if found.acts_failed_at is not None]
+        return Acts(
+            last_hour=sum(found.acts_last_hour for found in self.vitals.values()),
+            failures=sum(found.acts_failed for found in self.vitals.values()),
+            failed_at=max(failed, default=None),
+        )
+
+
+def fact(item: Stuck, *, is_paused: bool = False) -> Found:
+    """Return what a room tells as the policies take it."""
+    return Found(
+        room=item.room, stage=item.stage, reason=item.reason, kind=item.subject_type, id=item.subject_id,
+        since=item.since, copies=item.copies, job_id=item.job_id, attempts=item.attempts,
+        lost_leases=item.lost_leases, error_reason=item.error_reason, exam_id=item.exam_id,
+        anonymous_id=item.anonymous_id, tried=item.tried, tried_at=item.tried_at, is_paused=is_paused,
+    )  # fmt: skip
+
+
+class Rooms:
+    """The four rooms."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+
+    def look(self) -> Seen:
+        """Ask every room what is stuck and how it is; never raises."""
+        seen = Seen()
+        for room in NAMES:
+            try:
+                items, counts = operations.list_and_count(self._channels, room, seconds=_ASK_SECONDS)
+                seen.vitals[room] = operations.get_vitals(self._channels, room, seconds=_ASK_SECONDS)
+            except KorrigoError as error:
+                log.warning("%s does not answer: %s", room, error.reason, extra={"reason": error.reason})
+                seen.silent[room] = error.reason
+                continue
+            seen.found += [fact(item) for item in items]
+            seen.counts.update(counts)
+            if len(items) >= operations.MAX_ITEMS:
+                seen.complete_until[room] = max(item.since for item in items)
+        return seen
+
+    def act(self, asked: Asked, *, seconds: float = ACT_SECONDS) -> InterveneResponse:
+        """Have the room that owns it do an act; raises the room's error, Unavailable or Timeout."""
+        return operations.intervene(self._channels, asked, seconds=seconds)
+
+    def missing_events(self) -> int:
+        """Count what the audit trail lacks; raises the room's error, Unavailable or Timeout."""
+        with self._channels.asking("audit"):
+            stub = self._channels.stub("audit", audit_pb2_grpc.AuditServiceStub)
+            answer = stub.CountMissing(audit_pb2.CountMissingRequest(), timeout=_COUNT_SECONDS)
+        return sum(int(found.events) for found in answer.counts)
+
+    def alert_episodes(self) -> Sequence[AlertEpisode]:
+        """List the newest episodes of groups of alerts; raises the room's error, Unavailable or Timeout."""
+        with self._channels.asking("grading"):
+            stub = self._channels.stub("grading", grading_pb2_grpc.AlertServiceStub)
+            answer = stub.ListAlertGroups(grading_pb2.ListAlertGroupsRequest(), timeout=_ASK_SECONDS)
+        return [_episode(group) for group in answer.groups]
+
+    def close(self) -> None:
+        """Close the channels."""
+        self._channels.close()
+
+
+def _episode(group: grading_pb2.AlertGroup) -> AlertEpisode:
+    return AlertEpisode(
+        id=group.id,
+        started_at=_moment(group.started_at_ms),
+        ended_at=_moment(group.ended_at_ms) if group.ended_at_ms else None,
+        alerts=tuple(_told(alert) for alert in group.alerts),
+    )
+
+
+def _told(alert: grading_pb2.Alert) -> AlertTold:
+    texts: dict[str, Any] = {"labels": dict(alert.labels), "annotations": dict(alert.annotations)}
+    ended_at = _moment(alert.ended_at_ms) if alert.ended_at_ms else None
+    return AlertTold(started_at=_moment(alert.started_at_ms), ended_at=ended_at, **texts)
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
