@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from harness.grading_copies import LEAVES, Desk
+from harness.orders import ask, make_scan, told
 from harness.processes import clean_environment, wait_for
 from harness.servers import Postgres
 from harness.whole_rooms import WholeRooms
 from korrigo_audit.flows import completeness, listing, verification
 from korrigo_grading.flows import finalize, locking, scoring
-from korrigo_ingest.flows import retrying
 from korrigo_kit import operations, outbox
 from korrigo_kit.auth import Principal
 from korrigo_kit.errors import Forbidden, Invalid, KorrigoError, NotFound, StateConflict, Unavailable
@@ -53,13 +53,6 @@ def channels(rooms: WholeRooms) -> Iterator[Channels]:
     opened.close()
 
 
-def _ask(channels: Channels, action: str, kind: str = "all", id: str = "", **more: str | bool) -> InterveneResponse:
-    uid = str(more.pop("uid", new_id()))
-    reason = str(more.pop("reason", "because of a test"))
-    asked = Asked(uid, action, kind, id, reason, bool(more.pop("is_dry_run", False)), **more)  # type: ignore[arg-type]
-    return operations.intervene(channels, asked, seconds=30)
-
-
 def _locked(rooms: WholeRooms, desk: Desk) -> tuple[str, Principal]:
     marker = desk.person("marker")
     copy_id = desk.ready(marker)
@@ -79,79 +72,45 @@ def _failed(rooms: WholeRooms, desk: Desk) -> str:
     return copy_id
 
 
-def _told(rooms: WholeRooms, room: str, subject_id: str) -> list[dict[str, object]]:
-    with rooms[room].db.transaction() as tx:
-        rows = tx.all(
-            "SELECT convert_from(leaf, 'UTF8')::jsonb AS leaf FROM outbox WHERE subject_id = %s ORDER BY source_seq",
-            (subject_id,),
-        )
-    return [row["leaf"] for row in rows]
-
-
 def _interventions(rooms: WholeRooms, room: str, subject_id: str) -> list[dict[str, object]]:
-    return [leaf for leaf in _told(rooms, room, subject_id) if leaf["action"] == "INTERVENTION"]
-
-
-def _scan(rooms: WholeRooms, state: str, reason: str | None, job_state: str) -> str:
-    scan, job = new_id(), new_id()
-    rooms.sql(
-        "INSERT INTO ingest.jobs (id, kind, subject_id, payload, state, attempts, error_reason, request_id,"
-        " traceparent, finished_at) VALUES (%s, 'import', %s, '{}', %s, 3, %s, 'r', '', clock_timestamp())",
-        job, scan, job_state, reason,
-    )  # fmt: skip
-    rooms.sql(
-        "INSERT INTO ingest.scans (id, exam_id, state, filename, sha256, size, split_mode, pages_per_booklet,"
-        " split_horizontal, uploaded_by, job_id, error_reason) VALUES (%s, %s, %s, 'x.pdf', %s, 9, 'A4_single', 0,"
-        " true, %s, %s, %s)",
-        scan, new_id(), state, "ab" * 32, new_id(), job, reason,
-    )  # fmt: skip
-    return scan
-
-
-def _job_of(rooms: WholeRooms, scan: str) -> tuple[object, ...]:
-    """Return the state of a scan, and the state and attempts of its job."""
-    (found,) = rooms.sql(
-        "SELECT s.state, j.state, j.attempts FROM ingest.scans s JOIN ingest.jobs j ON j.id = s.job_id WHERE s.id = %s",
-        scan,
-    )
-    return tuple(found)
+    return [leaf for leaf in told(rooms, room, subject_id) if leaf["action"] == "INTERVENTION"]
 
 
 # ---------------------------------------------------------------------------------------------- once
 def test_the_same_uid_acts_once_and_tells_the_same_again(rooms: WholeRooms, channels: Channels) -> None:
-    scan = _scan(rooms, "FAILED", "TIMEOUT", "QUARANTINED")
+    scan = make_scan(rooms, "FAILED", "TIMEOUT", "QUARANTINED")
     uid = new_id()
-    first = _ask(channels, "RetryImport", "scan", scan, uid=uid)
+    first = ask(channels, "RetryImport", "scan", scan, uid=uid)
     assert (first.state, first.affected, first.refused, first.is_replayed) == ("SUCCEEDED", 1, 0, False)
     assert rooms.sql("SELECT state, attempts FROM ingest.jobs WHERE subject_id = %s", scan) == [("READY", 0)]
     # it fails again: the old order must not start it once more
     rooms.sql("UPDATE ingest.scans SET state = 'FAILED', error_reason = 'TIMEOUT' WHERE id = %s", scan)
     rooms.sql("UPDATE ingest.jobs SET state = 'QUARANTINED' WHERE subject_id = %s", scan)
-    again = _ask(channels, "RetryImport", "scan", scan, uid=uid)
+    again = ask(channels, "RetryImport", "scan", scan, uid=uid)
     assert again.is_replayed and again.event_ids == first.event_ids and again.items == first.items
     assert rooms.sql("SELECT state FROM ingest.jobs WHERE subject_id = %s", scan) == [("QUARANTINED",)]
-    acts = [leaf["action"] for leaf in _told(rooms, "ingest", scan)]
+    acts = [leaf["action"] for leaf in told(rooms, "ingest", scan)]
     assert acts == ["RETRY", "INTERVENTION"]
     # another uid is another order
-    assert not _ask(channels, "RetryImport", "scan", scan).is_replayed
+    assert not ask(channels, "RetryImport", "scan", scan).is_replayed
     assert rooms.sql("SELECT state FROM ingest.jobs WHERE subject_id = %s", scan) == [("READY",)]
 
 
 def test_many_at_once_with_one_uid_are_one(rooms: WholeRooms, channels: Channels) -> None:
-    scan = _scan(rooms, "FAILED", "BUG", "FAILED")
+    scan = make_scan(rooms, "FAILED", "BUG", "FAILED")
     uid = new_id()
     start = threading.Barrier(8)
 
     def one(_: int) -> InterveneResponse:
         start.wait(10)
-        return _ask(channels, "RetryImport", "scan", scan, uid=uid)
+        return ask(channels, "RetryImport", "scan", scan, uid=uid)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(one, range(8)))
     assert [answer.state for answer in answers] == ["SUCCEEDED"] * 8
     assert sum(not answer.is_replayed for answer in answers) == 1
     assert len({tuple(answer.event_ids) for answer in answers}) == 1
-    assert [leaf["action"] for leaf in _told(rooms, "ingest", scan)] == ["RETRY", "INTERVENTION"]
+    assert [leaf["action"] for leaf in told(rooms, "ingest", scan)] == ["RETRY", "INTERVENTION"]
 
 
 def test_who_goes_on_after_a_crash_does_not_hit_the_next_holder(
@@ -161,29 +120,29 @@ def test_who_goes_on_after_a_crash_does_not_hit_the_next_holder(
     copy_id, _ = _locked(rooms, desk)
     rooms.sql("UPDATE grading.copy_locks SET heartbeat_at = now() - interval '20 minutes' WHERE copy_id = %s", copy_id)
     uid, admin = new_id(), desk.person("admin")
-    assert _ask(channels, "ForceUnlock", "copy", copy_id, uid=uid).state == "SUCCEEDED"
+    assert ask(channels, "ForceUnlock", "copy", copy_id, uid=uid).state == "SUCCEEDED"
     rooms.sql(
         "UPDATE grading.interventions SET state = 'RUNNING', result = NULL, lease_until = now() - interval '1 second'"
         " WHERE uid = %s", uid,
     )  # fmt: skip
     locking.acquire(rooms["grading"], admin, copy_id, locking.Wish())
     rooms.sql("UPDATE grading.copy_locks SET heartbeat_at = now() - interval '20 minutes' WHERE copy_id = %s", copy_id)
-    answer = _ask(channels, "ForceUnlock", "copy", copy_id, uid=uid)
+    answer = ask(channels, "ForceUnlock", "copy", copy_id, uid=uid)
     assert answer.state == "SUCCEEDED" and "ended by itself" in answer.items[0].note
     assert rooms.sql("SELECT owner_id::text FROM grading.copy_locks WHERE copy_id = %s", copy_id) == [(admin.user_id,)]
 
 
 def test_one_that_is_being_done_is_waited_for(rooms: WholeRooms, channels: Channels) -> None:
-    scan = _scan(rooms, "FAILED", "BUG", "FAILED")
+    scan = make_scan(rooms, "FAILED", "BUG", "FAILED")
     uid = new_id()
-    first = _ask(channels, "RetryImport", "scan", scan, uid=uid)
+    first = ask(channels, "RetryImport", "scan", scan, uid=uid)
     kept = rooms.sql("SELECT state, result::text FROM ingest.interventions WHERE uid = %s", uid)[0]
     rooms.sql(
         "UPDATE ingest.interventions SET state = 'RUNNING', result = NULL, lease_until = now() + interval '1 minute'"
         " WHERE uid = %s", uid,
     )  # fmt: skip
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(_ask, channels, "RetryImport", "scan", scan, uid=uid)
+        waiting = pool.submit(ask, channels, "RetryImport", "scan", scan, uid=uid)
         with pytest.raises(FutureTimeout):
             waiting.result(timeout=1)
         rooms.sql("UPDATE ingest.interventions SET state = %s, result = %s::jsonb WHERE uid = %s", *kept, uid)
@@ -192,22 +151,22 @@ def test_one_that_is_being_done_is_waited_for(rooms: WholeRooms, channels: Chann
 
 
 def test_a_uid_stands_for_one_order(rooms: WholeRooms, channels: Channels) -> None:
-    scan, other = _scan(rooms, "FAILED", "BUG", "FAILED"), _scan(rooms, "FAILED", "BUG", "FAILED")
+    scan, other = make_scan(rooms, "FAILED", "BUG", "FAILED"), make_scan(rooms, "FAILED", "BUG", "FAILED")
     uid = new_id()
-    _ask(channels, "RetryImport", "scan", scan, uid=uid)
+    ask(channels, "RetryImport", "scan", scan, uid=uid)
     with pytest.raises(StateConflict, match="UID_REUSED"):
-        _ask(channels, "RetryImport", "scan", other, uid=uid)
+        ask(channels, "RetryImport", "scan", other, uid=uid)
 
 
 def test_a_dry_run_changes_nothing_and_does_not_use_up_the_uid(rooms: WholeRooms, channels: Channels) -> None:
-    scan = _scan(rooms, "FAILED", "BUG", "FAILED")
+    scan = make_scan(rooms, "FAILED", "BUG", "FAILED")
     uid = new_id()
-    dry = _ask(channels, "RetryImport", "scan", scan, uid=uid, is_dry_run=True)
+    dry = ask(channels, "RetryImport", "scan", scan, uid=uid, is_dry_run=True)
     assert (dry.state, dry.affected, list(dry.event_ids)) == ("DRY_RUN", 1, [])
     assert rooms.sql("SELECT state FROM ingest.scans WHERE id = %s", scan) == [("FAILED",)]
     assert rooms.sql("SELECT count(*) FROM ingest.interventions WHERE uid = %s", uid) == [(0,)]
-    assert _told(rooms, "ingest", scan) == []
-    assert not _ask(channels, "RetryImport", "scan", scan, uid=uid).is_replayed
+    assert told(rooms, "ingest", scan) == []
+    assert not ask(channels, "RetryImport", "scan", scan, uid=uid).is_replayed
 
 
 # ---------------------------------------------------------------------------------------------- people
@@ -215,7 +174,7 @@ def test_the_lock_of_somebody_at_work_needs_two_admins(rooms: WholeRooms, desk: 
     copy_id, marker = _locked(rooms, desk)
     one, two = desk.person("admin"), desk.person("admin")
     uid = new_id()
-    assert _ask(channels, "ForceUnlock", "copy", copy_id, uid=uid, is_dry_run=True).needs_approval
+    assert ask(channels, "ForceUnlock", "copy", copy_id, uid=uid, is_dry_run=True).needs_approval
     refused: list[dict[str, str]] = [
         {},
         {"actor": one.user_id},
@@ -227,10 +186,10 @@ def test_the_lock_of_somebody_at_work_needs_two_admins(rooms: WholeRooms, desk: 
     ]
     for people in refused:
         with pytest.raises(Forbidden):
-            _ask(channels, "ForceUnlock", "copy", copy_id, uid=uid, **people)
+            ask(channels, "ForceUnlock", "copy", copy_id, uid=uid, **people)
     assert rooms.sql("SELECT count(*) FROM grading.copy_locks WHERE copy_id = %s", copy_id) == [(1,)]
     secret = "the marker fell ill, said her neighbour"
-    done = _ask(channels, "ForceUnlock", "copy", copy_id, uid=uid, actor=one.username, approver=two.user_id,
+    done = ask(channels, "ForceUnlock", "copy", copy_id, uid=uid, actor=one.username, approver=two.user_id,
                 reason=secret)  # fmt: skip
     assert done.state == "SUCCEEDED" and not done.needs_approval
     assert rooms.sql("SELECT status FROM grading.copies WHERE id = %s", copy_id) == [("READY",)]
@@ -240,7 +199,7 @@ def test_the_lock_of_somebody_at_work_needs_two_admins(rooms: WholeRooms, desk: 
     assert leaf["actor_id"] == one.user_id and metadata["approver_id"] == two.user_id
     assert metadata["intervention"] == "ForceUnlock" and metadata["result"] == "SUCCEEDED"
     # what a person typed is committed to, and lies apart
-    assert secret not in json.dumps(_told(rooms, "grading", copy_id)) and metadata["reason_commitment"]
+    assert secret not in json.dumps(told(rooms, "grading", copy_id)) and metadata["reason_commitment"]
     assert rooms.sql(
         "SELECT text FROM grading.event_texts WHERE event_id = %s AND key = 'reason'", done.event_ids[0]
     ) == [(secret,)]
@@ -249,8 +208,8 @@ def test_the_lock_of_somebody_at_work_needs_two_admins(rooms: WholeRooms, desk: 
 def test_a_silent_holders_lock_needs_nobody_else(rooms: WholeRooms, desk: Desk, channels: Channels) -> None:
     copy_id, _ = _locked(rooms, desk)
     rooms.sql("UPDATE grading.copy_locks SET heartbeat_at = now() - interval '11 minutes' WHERE copy_id = %s", copy_id)
-    assert _ask(channels, "ForceUnlock", "copy", copy_id).affected == 1
-    again = _ask(channels, "ForceUnlock", "copy", copy_id)
+    assert ask(channels, "ForceUnlock", "copy", copy_id).affected == 1
+    again = ask(channels, "ForceUnlock", "copy", copy_id)
     assert (again.state, again.affected) == ("SUCCEEDED", 0)
 
 
@@ -278,56 +237,23 @@ def test_what_makes_no_sense_is_refused(
 
 # ---------------------------------------------------------------------------------------------- each verb
 def test_a_refused_document_stays_refused_and_the_counters_say_so(rooms: WholeRooms, channels: Channels) -> None:
-    scan = _scan(rooms, "REJECTED", "CORRUPTED_PDF", "FAILED")
+    scan = make_scan(rooms, "REJECTED", "CORRUPTED_PDF", "FAILED")
     failed = interventions_total.labels("failed")._value.get()
     asked = operator_actions_total.labels("RetryImport")._value.get()
-    answer = _ask(channels, "RetryImport", "scan", scan)
+    answer = ask(channels, "RetryImport", "scan", scan)
     assert (answer.state, answer.affected, answer.refused) == ("FAILED", 0, 1)
     assert "another file" in answer.items[0].note
     assert interventions_total.labels("failed")._value.get() == failed + 1
     assert operator_actions_total.labels("RetryImport")._value.get() == asked + 1
 
 
-@pytest.mark.parametrize("job_state", ["FAILED", "QUARANTINED", "DONE", None])
-def test_an_open_import_without_a_living_job_gets_one(
-    rooms: WholeRooms, channels: Channels, job_state: str | None
-) -> None:
-    scan = _scan(rooms, "RUNNING", None, job_state or "DONE")
-    if job_state is None:
-        rooms.sql("DELETE FROM ingest.jobs WHERE subject_id = %s", scan)
-    plan = _ask(channels, "RetryImport", "scan", scan, is_dry_run=True)
-    assert [item.note for item in plan.items] == ["would be tried again"]
-    assert _ask(channels, "RetryImport", "scan", scan).affected == 1
-    assert _job_of(rooms, scan) == ("RECEIVED", "READY", 0)
-    # and a second order finds nothing to heal
-    _ask(channels, "RetryImport", "scan", scan)
-    assert rooms.sql("SELECT count(*) FROM ingest.jobs WHERE subject_id = %s AND state = 'READY'", scan) == [(1,)]
-
-
-def test_the_sweep_gives_a_job_to_an_import_that_lost_its_own_but_not_to_one_that_fails(rooms: WholeRooms) -> None:
-    over, gone, young, failing = (_scan(rooms, "RUNNING", None, state) for state in ("DONE", "DONE", "DONE", "FAILED"))
-    rooms.sql("DELETE FROM ingest.jobs WHERE subject_id = %s", gone)
-    rooms.sql(
-        "UPDATE ingest.scans SET updated_at = now() - interval '16 seconds' WHERE id = ANY(%s::uuid[])",
-        [over, gone, failing],
-    )
-    assert retrying.give_jobs(rooms["ingest"]) == 2
-    assert _job_of(rooms, over) == _job_of(rooms, gone) == ("RECEIVED", "READY", 0)
-    payloads = rooms.sql("SELECT payload ->> 'scan_id' FROM ingest.jobs WHERE subject_id = %s", gone)
-    assert payloads == [(gone,)]
-    assert (_job_of(rooms, young), _job_of(rooms, failing)) == (("RUNNING", "DONE", 3), ("RUNNING", "FAILED", 3))
-    assert [leaf["action"] for leaf in _told(rooms, "ingest", gone)] == ["RETRY"]
-    assert retrying.give_jobs(rooms["ingest"]) == 0
-    assert "jobless-imports" in {work.name for work in rooms["ingest"].room.periodic(rooms["ingest"])}
-
-
 def test_a_failed_finalisation_is_asked_for_once_more(rooms: WholeRooms, desk: Desk, channels: Channels) -> None:
     copy_id = _failed(rooms, desk)
-    answer = _ask(channels, "RetryFinalize", "copy", copy_id)
+    answer = ask(channels, "RetryFinalize", "copy", copy_id)
     assert (answer.state, answer.affected) == ("SUCCEEDED", 1), answer
     assert rooms.sql("SELECT status FROM grading.copies WHERE id = %s", copy_id) == [("GRADING_IN_PROGRESS",)]
     # render hears of it, and a copy in work is looked for there instead of being asked for twice
-    again = _ask(channels, "RetryFinalize", "copy", copy_id)
+    again = ask(channels, "RetryFinalize", "copy", copy_id)
     assert again.state == "SUCCEEDED" and "rung" in again.items[0].note, again
     requests = "SELECT request FROM grading.finalisations WHERE copy_id = %s ORDER BY request"
     assert rooms.sql(requests, copy_id) == [(1,), (2,)]
@@ -338,7 +264,7 @@ def test_ended_leases_are_taken_back_and_live_ones_stay(rooms: WholeRooms, desk:
     over, _ = _locked(rooms, desk)
     live, _ = _locked(rooms, desk)
     rooms.sql("UPDATE grading.copy_locks SET expires_at = now() - interval '1 minute' WHERE copy_id = %s", over)
-    answer = _ask(channels, "ReleaseExpiredLocks")
+    answer = ask(channels, "ReleaseExpiredLocks")
     assert over in {item.subject_id for item in answer.items} and live not in {item.subject_id for item in answer.items}
     assert rooms.sql("SELECT status FROM grading.copies WHERE id IN (%s, %s) ORDER BY status", over, live) == [
         ("LOCKED",), ("READY",),
@@ -359,12 +285,12 @@ def test_a_lost_record_comes_back_byte_for_byte_and_in_its_place(
     rooms.sql("DELETE FROM audit.records WHERE subject_id = %s AND source_seq IN (2, 3)", copy_id)
     audit = rooms["audit"]
     assert not verification.verify_stored(audit.db).is_valid
-    found = _ask(channels, "VerifyAudit", "copy", copy_id)
+    found = ask(channels, "VerifyAudit", "copy", copy_id)
     assert (found.state, found.problems) == ("SUCCEEDED", 2)
     with pytest.raises(Forbidden, match="APPROVAL_REQUIRED"):
-        _ask(channels, "RecreateAuditEvent", "copy", copy_id)
+        ask(channels, "RecreateAuditEvent", "copy", copy_id)
     one, two = desk.person("admin"), desk.person("admin")
-    answer = _ask(channels, "RecreateAuditEvent", "copy", copy_id, actor=one.user_id, approver=two.user_id)
+    answer = ask(channels, "RecreateAuditEvent", "copy", copy_id, actor=one.user_id, approver=two.user_id)
     assert (answer.state, answer.affected) == ("SUCCEEDED", 2), answer
     appended = "appended_at"
     columns = [row[0] for row in rooms.sql(
@@ -390,29 +316,29 @@ def test_what_no_source_keeps_is_not_made_up(rooms: WholeRooms, desk: Desk, chan
     rooms.sql("DELETE FROM audit.records WHERE subject_id = %s AND source_seq = 1", copy_id)
     rooms.sql("DELETE FROM ingest.outbox WHERE subject_id = %s AND source_seq = 1", copy_id)
     one, two = desk.person("admin"), desk.person("admin")
-    answer = _ask(channels, "RecreateAuditEvent", "copy", copy_id, actor=one.user_id, approver=two.user_id)
+    answer = ask(channels, "RecreateAuditEvent", "copy", copy_id, actor=one.user_id, approver=two.user_id)
     assert (answer.state, answer.refused) == ("FAILED", 1) and "backup" in answer.items[0].note
     rooms.sql("DELETE FROM audit.records WHERE subject_id = %s", copy_id)
     rooms.sql("DELETE FROM audit.inbox WHERE subject_id = %s", copy_id)
 
 
 def test_temporary_files_are_cleared_where_ingest_runs(rooms: WholeRooms, channels: Channels) -> None:
-    answer = _ask(channels, "CleanupTempFiles", is_dry_run=True)
+    answer = ask(channels, "CleanupTempFiles", is_dry_run=True)
     assert answer.state == "DRY_RUN" and answer.affected in (0, 1)
 
 
 def test_a_room_that_is_away_fails_nothing_for_good(rooms: WholeRooms, desk: Desk, channels: Channels) -> None:
     copy_id = _failed(rooms, desk)
-    _ask(channels, "RetryFinalize", "copy", copy_id)
+    ask(channels, "RetryFinalize", "copy", copy_id)
     uid = new_id()
     rooms.hush("render")
     try:
         with pytest.raises(Unavailable):
-            _ask(channels, "RetryFinalize", "copy", copy_id, uid=uid)
+            ask(channels, "RetryFinalize", "copy", copy_id, uid=uid)
     finally:
         rooms.serve("render")
     wait_for("render", lambda: rooms["grading"].channels.is_serving("render"), seconds=30)
-    done = _ask(channels, "RetryFinalize", "copy", copy_id, uid=uid)
+    done = ask(channels, "RetryFinalize", "copy", copy_id, uid=uid)
     assert done.state == "SUCCEEDED" and not done.is_replayed
 
 
@@ -420,7 +346,7 @@ def test_a_room_that_is_away_fails_nothing_for_good(rooms: WholeRooms, desk: Des
 def test_a_room_tells_over_the_wire_what_it_lists_itself(rooms: WholeRooms, desk: Desk, channels: Channels) -> None:
     copy_id, _ = _locked(rooms, desk)
     rooms.sql("UPDATE grading.copy_locks SET expires_at = now() - interval '2 minutes' WHERE copy_id = %s", copy_id)
-    scan = _scan(rooms, "FAILED", "TIMEOUT", "QUARANTINED")
+    scan = make_scan(rooms, "FAILED", "TIMEOUT", "QUARANTINED")
     for room in ("ingest", "grading", "render", "audit"):
         own = rooms[room].room.stuck(rooms[room])
         told = operations.list_stuck(channels, room)
