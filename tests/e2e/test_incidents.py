@@ -16,6 +16,7 @@ from harness.command_line import CommandLine
 from harness.instance import Embedded
 from harness.processes import wait_for
 from harness.ready import ready_copy
+from korrigo.backup import trial
 
 # Names that a bundle must not hold, wherever they were typed.
 TEACHER, EMAIL, EXAM, PUPIL = "Odile-Quatremer", "odile.q@lycee.example", "Baccalauréat blanc de Zélie", "ZAMPANO_Zélie"
@@ -164,7 +165,7 @@ def test_the_evidence_holds_what_helps_and_no_name_and_no_secret(
     assert {"config.json", "metrics.txt", "doctor.json", "scenarios.json", "stuck.json", "alerts.json"} <= set(texts)
     assert json.loads(texts["config.json"])["KORRIGO_DATABASE__URL"]["value"] == "***"
     assert "grading_copies_by_status" in texts["metrics.txt"] and copy_id in texts["audit.jsonl"]
-    assert json.loads(texts["versions.json"])["schemas"]["grading"] == "0005"
+    assert json.loads(texts["versions.json"])["schemas"]["grading"] == trial.heads()["grading"]
     assert json.loads(texts["alerts.json"])[0]["alerts"][0]["labels"]["alertname"] == "WorkersDown"
     assert json.loads(texts["doctor.json"])["answer"]["checks"]
     assert "*** wrote to ***" in texts["logs/api.jsonl"] and "secret_field" not in texts["logs/api.jsonl"]

@@ -10,16 +10,18 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import make_wsgi_app
+from prometheus_client.registry import Collector
 
 from korrigo_kit.settings import HttpSettings, SettingsError
 from korrigo_kit.telemetry import gauges, metrics
 
+# What `metrics.expose` writes.
+TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 # A turn of catching up waits for a peer or a database that is away, several times over; this is longer than all of it.
 STILL_SECONDS = 300.0
 
@@ -71,9 +73,7 @@ def serve(http: HttpSettings, pulse: Pulse | None = None) -> None:
     """Serve on the metrics port in a thread; nothing when there is none. Raises SettingsError."""
     if not http.metrics_port:
         return
-    registry = metrics.process_registry()
-    registry.register(metrics.CachedGauges(gauges.build))
-    app = _routes(make_wsgi_app(registry), pulse or Pulse())
+    app = _routes([metrics.CachedGauges(gauges.build)], pulse or Pulse())
     try:
         kind = _Server6 if ":" in http.host else _Server
         server = make_server(http.host, http.metrics_port, app, kind, _Quiet)
@@ -82,11 +82,13 @@ def serve(http: HttpSettings, pulse: Pulse | None = None) -> None:
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
-def _routes(exposition: Callable[..., Any], pulse: Pulse) -> Callable[..., Any]:
+def _routes(own: Sequence[Collector], pulse: Pulse) -> Callable[..., Any]:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         path = environ.get("PATH_INFO", "").rstrip("/")
         if path not in ("/api/health/live", "/api/health/ready"):
-            return exposition(environ, start_response)
+            page = metrics.expose(own)
+            start_response("200 OK", [("Content-Type", TEXT_FORMAT), ("Content-Length", str(len(page)))])
+            return [page]
         complaints = pulse.complaints()
         if path.endswith("ready") and not pulse.is_ready.is_set():
             complaints.append("not begun yet")
