@@ -146,10 +146,11 @@ class Postgres:
         self.start()
 
     def stop(self) -> None:
-        """End it (fast shutdown) and remove its folder."""
+        """End it without a last checkpoint, because nothing of it is kept, and remove its folder."""
         if self._child is not None:
-            self._child.stop(signal.SIGINT)
-        shutil.rmtree(self.folder, ignore_errors=True)
+            self._child.stop(signal.SIGQUIT)
+        # hundreds of cloned databases: the program is much quicker about so many files than shutil
+        subprocess.run(["rm", "-rf", str(self.folder)], check=False)
 
 
 class RabbitMQ:
