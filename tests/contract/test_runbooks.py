@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ EVERY = [RUNBOOKS / "README.md", *PAGES]
 DESTRUCTIVE = re.compile(
     r"\brm\b|\b(DELETE|UPDATE|INSERT|DROP|TRUNCATE|ALTER)\s|-delete\b|\bmkfs|\bdd\b|FLUSH|purge|kill -9|--force\b"
 )
-# What follows the program's name; not the user group of that name.
-WORD = re.compile(r"(?:^|[\s;&|(])(?<!-aG )korrigo ([a-z][a-z_-]*)")
 ENDS_A_LOCK = re.compile(r"-X DELETE \"\$BASE/api/(locks/\$COPY|copies/\$COPY/lock)\"")
 
 
@@ -95,20 +92,3 @@ def test_fences_are_closed_and_of_a_known_kind() -> None:
         kinds = {"bash", "promql"} if page.name == "README.md" else {"bash"}
         assert set(fences[::2]) <= kinds and set(fences[1::2]) <= {""}, page
         assert len(fences) - 2 * fences.count("promql") == 2 * len(blocks(page.read_text())), page
-
-
-def test_the_words_of_korrigo_that_pages_use_exist() -> None:
-    shown = subprocess.run(
-        [Path(sys.executable).parent / "korrigo", "--help"],
-        capture_output=True, check=True, text=True, timeout=30, env={"COLUMNS": "200"},
-    ).stdout  # fmt: skip
-    known = set(re.findall(r"^  ([a-z_-]+)  ", shown, re.MULTILINE))
-    used: dict[str, str] = {}
-    for page in [*EVERY, *GUIDES]:
-        text = page.read_text()
-        code = [*blocks(text), *re.findall(r"`([^`\n]+)`", text)]
-        for word in (word for part in code for word in WORD.findall(part)):
-            used[word] = page.name
-    assert used
-    # `systemctl restart korrigo` and the like end with the word and do not match.
-    assert {word: page for word, page in used.items() if word not in known} == {}

@@ -72,6 +72,7 @@ class Toy:
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
         self.runtime.close()
 
 
