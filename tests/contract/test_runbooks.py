@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from harness.alerts import rules
 from harness.runbooks import PAGES, PARTS, RUNBOOKS, blocks, parts
 
 ROOT = RUNBOOKS.parents[1]
-RULES = sorted((ROOT / "charts" / "korrigo" / "files" / "rules").glob("*.yaml"))
 # The runbook column of the design's table of alerts.
 NAMES = {
     "import-stuck", "ocr-errors", "finalization-failing", "retries-exhausted", "lock-conflicts", "expired-locks",
@@ -34,24 +33,19 @@ def _name(page: Path) -> str:
     return page.stem
 
 
-def _alerts() -> list[dict[str, Any]]:
-    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
-    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
-
-
 def _runbook(alert: dict[str, Any]) -> str:
     return str(alert["annotations"]["runbook_url"]).rpartition("/")[2]
 
 
 def test_every_alert_has_its_page_and_every_page_an_alert() -> None:
-    assert {_runbook(alert) for alert in _alerts()} == {page.stem for page in PAGES} == NAMES
+    assert {_runbook(alert) for alert in rules("alert")} == {page.stem for page in PAGES} == NAMES
 
 
 def test_the_overview_lists_every_alert_with_its_priorities_and_page() -> None:
     table = parts(RUNBOOKS / "README.md")["By alert"]
     listed = re.findall(r"^\| (\w+) \| (P[\dP, ]+) \| \[([a-z-]+)\]\(\3\.md\) \|$", table, re.MULTILINE)
     priorities: dict[tuple[str, str], set[str]] = {}
-    for alert in _alerts():
+    for alert in rules("alert"):
         priorities.setdefault((alert["alert"], _runbook(alert)), set()).add(alert["labels"]["priority"])
     assert {(name, page): set(given.split(", ")) for name, given, page in listed} == priorities
     assert len(listed) == len(priorities)
@@ -72,7 +66,7 @@ def test_a_page_has_its_four_parts_and_commands_in_two(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_a_page_explains_each_of_its_alerts(page: Path) -> None:
     """Where a page serves several alerts it names them, because the person paged has only the name."""
-    alerts = {alert["alert"] for alert in _alerts() if _runbook(alert) == page.stem}
+    alerts = {alert["alert"] for alert in rules("alert") if _runbook(alert) == page.stem}
     meaning = parts(page)["Meaning"]
     if len(alerts) > 1 and page.stem not in {"finalization-failing"}:
         assert {alert for alert in alerts if alert not in meaning} == set()
