@@ -37,6 +37,7 @@ class Sweeper:
         self._missing: int | None = None
         self._counted = -1e9
         self._missing_since: float | None = None
+        self._last_policy: Document = {}
 
     def sweep(self, is_leading: Callable[[], bool]) -> float:
         """Do one sweep; returns the seconds until the next is due. Raises Unavailable without the API server."""
@@ -44,24 +45,29 @@ class Sweeper:
         result = "failed"
         try:
             item = self._policy()
-            is_whole = self._round(item, policy.limits_of(item or {}), is_leading)
+            is_whole = self._round(item, policy.limits_of(self._last_policy), is_leading)
             result = "complete" if is_whole else "partial"
-            return policy.interval_seconds(item or {})
+            return policy.interval_seconds(self._last_policy)
         finally:
             metrics.sweeps.labels(result).observe(time.monotonic() - began)
 
     def _policy(self) -> Document | None:
-        """Return the policy; one that is missing counts as one with every default, and is made after a while.
+        """Return the policy; one that is missing counts as it was last seen (else as all defaults), and is made later.
 
-        Not at once: an installer that deletes it to make it anew would find ours in its way.
+        Not at once: an installer that deletes it to make it anew would find ours in its way. And not as the defaults
+        meanwhile: what a person paused must not act in between.
         """
         found = policy.read(self._cluster)
         if found is not None:
             self._missing_since = None
+            self._last_policy = found
             return found
         now = time.monotonic()
         self._missing_since = self._missing_since or now
-        return policy.make(self._cluster) if now - self._missing_since > ALONE_SECONDS else None
+        if now - self._missing_since <= ALONE_SECONDS:
+            return None
+        self._last_policy = {}
+        return policy.make(self._cluster)
 
     def _round(self, item: Document | None, limits: Limits, is_leading: Callable[[], bool]) -> bool:
         now = self._clock()
