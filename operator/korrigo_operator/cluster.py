@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import ssl
-import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +89,11 @@ def _content(part: Document, key: str) -> str | None:
 
 
 def _private_file(text: str) -> Path:
-    """Keep what Python's ssl reads from files only; the file is the process's own and ends with its folder."""
-    descriptor, name = tempfile.mkstemp(prefix="korrigo-operator-")
-    with os.fdopen(descriptor, "w") as file:
+    """Keep what Python's ssl reads from files only, in memory: nothing is left when the process is killed."""
+    descriptor = os.memfd_create("korrigo-operator")
+    with os.fdopen(descriptor, "w", closefd=False) as file:
         file.write(text)
-    return Path(name)
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 class Cluster:
