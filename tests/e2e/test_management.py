@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -283,8 +282,7 @@ def test_logs_and_audit_tell_one_story(korrigo: CommandLine, own: Embedded, boss
 
 
 def test_leftovers_are_removed_by_age_only(korrigo: CommandLine, own: Embedded) -> None:
-    old = Path(tempfile.gettempdir()) / f"korrigo-ingest-{uuid7()[-8:]}"
-    young = Path(tempfile.gettempdir()) / f"korrigo-ingest-{uuid7()[-8:]}"
+    old, young = (own.temporary / f"korrigo-ingest-1-1-{uuid7()[-8:]}" for _ in range(2))
     for folder in (old, young):
         folder.mkdir()
         (folder / "source.pdf").write_bytes(b"%PDF")

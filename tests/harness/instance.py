@@ -49,6 +49,9 @@ class Instance(ABC):
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="korrigo-test-home-"))
+        # what its processes leave when they are killed goes with it; sandboxes of other users look in, too
+        self.temporary = Path(tempfile.mkdtemp(prefix="korrigo-test-tmp-"))
+        self.temporary.chmod(0o1777)
         self.admin_password = ADMIN_PASSWORD
         self.extra_env = dict(env or {})
         self.url = ""
@@ -57,6 +60,7 @@ class Instance(ABC):
     def env(self) -> dict[str, str]:
         """The whole environment of its processes and of its CLI."""
         own = {"KORRIGO_HOME": str(self.home), "KORRIGO_ADMIN_PASSWORD": self.admin_password}
+        own["TMPDIR"] = str(self.temporary)
         return clean_environment() | own | self.extra_env
 
     @property
@@ -248,6 +252,7 @@ class Embedded(Instance):
                 self._up.kill()
         if os.environ.get("KORRIGO_TEST_KEEP_HOMES") != "1":
             shutil.rmtree(self.home, ignore_errors=True)
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
     def _roots(self) -> list[int]:
         return [self.up.pid]

@@ -224,6 +224,7 @@ class Production(Instance):
         finally:
             if os.environ.get("KORRIGO_TEST_KEEP_HOMES") != "1":
                 shutil.rmtree(self.home, ignore_errors=True)
+                shutil.rmtree(self.temporary, ignore_errors=True)
 
     def _roots(self) -> list[int]:
         return self.keeper.living(".*")

@@ -13,7 +13,8 @@ from pathlib import Path
 from korrigo_kit import context, jobs
 from korrigo_kit.errors import Bug, KorrigoError, StateConflict
 from korrigo_kit.jobs import Job
-from korrigo_kit.room import Runtime, Task, Work, scratch_folder
+from korrigo_kit.room import Runtime, Task, Work
+from korrigo_kit.scratch import scratch_folder
 from korrigo_kit.telemetry import traces
 
 log = logging.getLogger("korrigo.jobs")

@@ -6,7 +6,6 @@ parts a process was asked for. There is no embedded-only business code.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -199,8 +198,3 @@ def add_blob_ref(tx: Tx, sha256: str, owner_kind: str, owner_id: str) -> None:
         "INSERT INTO blob_refs (sha256, owner_kind, owner_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         (sha256, owner_kind, owner_id),
     )
-
-
-def scratch_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder for one piece of work, removed at its end; crash leftovers are swept by age."""
-    return tempfile.TemporaryDirectory(prefix=f"korrigo-{prefix}-", ignore_cleanup_errors=True)

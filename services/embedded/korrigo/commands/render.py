@@ -28,7 +28,7 @@ def render(
     """
     with operation("grading", "render") as at:
         from korrigo_grading.flows import finalize
-        from korrigo_kit.room import scratch_folder
+        from korrigo_kit.scratch import scratch_folder
         from korrigo_render.flows import rendering
 
         manifest = finalize.manifest_of(at["grading"], str(copy))

@@ -30,8 +30,11 @@ def work(
     installation.attach()
     settings = rooms.load_settings()
     with _shared_samples(settings):
+        from korrigo_kit.scratch import remove_leftovers
         from korrigo_kit.work import work as start
 
+        # of workers that were killed: a pod's temporary volume outlives its container
+        remove_leftovers()
         start(rooms.rooms(room), settings, registry="korrigo.rooms", ready_file=ready_file)
 
 

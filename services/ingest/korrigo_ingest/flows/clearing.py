@@ -20,8 +20,8 @@ from korrigo_kit.outbox import SYSTEM_ACTOR
 from korrigo_kit.room import Runtime
 
 OLD_SECONDS = 24 * 3600
-# Folders of `kit.room.scratch_folder` and of the sandbox; nothing else in the temporary folder is ours to judge.
-_SCRATCH = re.compile(r"korrigo-(ingest|grading|render|audit|scale|sandbox)-[a-z0-9_]{8}")
+# Folders of `kit.scratch` and of the sandbox; nothing else in the temporary folder is ours to judge.
+_SCRATCH = re.compile(r"korrigo-(ingest|grading|render|audit|scale|sandbox)-(\d+-\d+-)?[a-z0-9_]{8}")
 # Uploads being received and scaled pictures (kit.rest.upload, flows.scaling).
 _SPOOLED = re.compile(r"(upload|picture)-.+")
 

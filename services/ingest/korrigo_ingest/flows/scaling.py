@@ -10,8 +10,9 @@ from pathlib import Path
 from korrigo_ingest.errors import of_engine
 from korrigo_ingest.settings import ImportSettings, UploadSettings
 from korrigo_kit.ids import new_id
-from korrigo_kit.room import Runtime, scratch_folder
+from korrigo_kit.room import Runtime
 from korrigo_kit.sandbox import EngineError, Limits
+from korrigo_kit.scratch import scratch_folder
 
 KEEP_SECONDS = 24 * 3600
 _WALL_SECONDS = 10.0

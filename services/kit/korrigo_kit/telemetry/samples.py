@@ -60,7 +60,7 @@ def share_below(parent: Path) -> Path:
     for left in parent.glob(f"{_PREFIX}*"):
         owner = left.name.removeprefix(_PREFIX).rpartition("-")[0]
         with suppress(OSError):
-            if left.stat().st_uid == os.geteuid() and not _is_alive(owner):
+            if left.stat().st_uid == os.geteuid() and not is_alive(owner):
                 remove(left)
     made = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{identity()}-", dir=parent))
     os.environ[VARIABLE] = str(made)
@@ -84,7 +84,8 @@ def identity(pid: int | None = None) -> str:
         return f"{number}-0"
 
 
-def _is_alive(owner: str) -> bool:
+def is_alive(owner: str) -> bool:
+    """Tell whether the process of that identity runs."""
     pid = owner.partition("-")[0]
     if not pid.isdigit():
         return False
@@ -278,7 +279,7 @@ def _take_in(path: Path) -> Values:
     kept, absorbed = _kept(path)
     for name in absorbed:  # its reader was killed before it could remove them
         (path / name).unlink(missing_ok=True)
-    dead = [file for file in _sample_files(path) if not _is_alive(file.stem.partition("_")[2])]
+    dead = [file for file in _sample_files(path) if not is_alive(file.stem.partition("_")[2])]
     if not dead:
         return kept
     taken: Values = {kind: dict(values) for kind, values in kept.items()}
