@@ -44,6 +44,9 @@ class Operators:
         self.rooms = rooms
         self.running: list[Child] = []
         self._number = 0
+        # an operator leaves nothing behind, whenever it is killed
+        self.temporary = api.folder / "operators-tmp"
+        self.temporary.mkdir()
         for path in crds.generated():
             api.kubectl("apply", "--server-side", "-f", str(path))
         api.kubectl("wait", "--for=condition=Established", "--timeout=120s", "crd", "--all")
@@ -83,6 +86,7 @@ class Operators:
             "KUBECONFIG": str(self._kubeconfig), "KORRIGO_OPERATOR__IDENTITY": identity,
             "KORRIGO_OPERATOR__HEALTH_HOST": "127.0.0.1", "KORRIGO_OPERATOR__HEALTH_PORT": str(health),
             "KORRIGO_OPERATOR__LEASE_SECONDS": "5", "KORRIGO_HTTP__METRICS_PORT": str(metrics),
+            "TMPDIR": str(self.temporary),
         }  # fmt: skip
         log = self.api.folder / f"operator-{self._number}.log"
         child = Child(f"operator {self._number}", [sys.executable, "-m", "korrigo_operator"], log, environment)

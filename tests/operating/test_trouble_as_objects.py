@@ -9,6 +9,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -17,12 +18,13 @@ import pytest
 from harness.api_server import ApiServer
 from harness.grading_copies import LEAVES, Desk
 from harness.operators import NAMESPACE, Operators
-from harness.servers import MissingTool, Postgres
+from harness.servers import Postgres
 from harness.whole_rooms import WholeRooms
 from korrigo_grading.flows import finalize, locking, scoring
 from korrigo_kit.auth import Principal
 from korrigo_kit.ids import new_id
 from korrigo_kit.outbox import OPERATOR_ACTOR
+from korrigo_operator.sweeping.sweep import ALONE_SECONDS
 
 # Many steps, each through several processes.
 pytestmark = pytest.mark.timeout(1200)
@@ -30,20 +32,17 @@ HOUR_AGO = "clock_timestamp() - interval '1 hour'"
 
 
 @pytest.fixture(scope="module")
-def operators(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operators]:
-    """An API server, the rooms, and the namespace with everything the operator needs."""
-    try:
-        api = ApiServer()
-    except MissingTool as error:
-        pytest.skip(f"SERVER MISSING: {error}")
+def operators(
+    api_server: ApiServer, postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operators]:
+    """The rooms, and the namespace with everything the operator needs."""
     rooms = WholeRooms(postgres_server, tmp_path_factory.mktemp("whole"))
     try:
-        made = Operators(api, rooms)
+        made = Operators(api_server, rooms)
         yield made
         made.end()
     finally:
         rooms.close()
-        api.stop()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def clean(operators: Operators) -> Iterator[None]:
     yield
     operators.end()
     for plural in ("stuckcopies", "interventions", "incidents", "gradingpolicies"):
-        operators.kubectl("delete", plural, "--all", "--wait=true")
+        operators.api.remove_all(plural, NAMESPACE)
     _settle(operators.rooms)
 
 
@@ -263,6 +262,31 @@ def test_the_pause_annotation_and_the_modes_keep_their_word(operators: Operators
         operators.until("healed", lambda: _state(rooms, lost) == "READY")
 
 
+def _lose_two_without_a_policy(operators: Operators, desk: Desk) -> list[str]:
+    """Take a paused policy away and lose two locks; none when it took until the operator makes a policy of its own."""
+    operators.policy(paused=True)
+    _one_more_sweep(operators)
+    operators.api.remove_all("gradingpolicies", NAMESPACE)
+    began = time.monotonic()
+    lost = []
+    for _ in range(2):  # the second is seen by a sweep that began after one that saw the first had ended
+        lost.append(_lost_lock(operators.rooms, desk))
+        operators.until("its row", partial(operators.get, "stuckcopies", f"lock-{lost[-1]}"))
+    states = [_state(operators.rooms, copy_id) for copy_id in lost]
+    if time.monotonic() - began > ALONE_SECONDS:
+        return []
+    assert states == ["LOCKED", "LOCKED"]
+    return lost
+
+
+def test_what_was_paused_stays_so_while_an_installer_makes_the_policy_anew(operators: Operators, desk: Desk) -> None:
+    with operators.one():
+        lost = next(filter(None, (_lose_two_without_a_policy(operators, desk) for _ in range(5))), [])
+        assert lost, "this machine is too slow to see what happens within a minute"
+        operators.policy()
+        operators.until("healed", lambda: all(_state(operators.rooms, copy_id) == "READY" for copy_id in lost))
+
+
 # ---------------------------------------------------------------------------------------------- two, killed, cut off
 def test_two_operators_that_both_act_heal_each_copy_once(operators: Operators, desk: Desk) -> None:
     """Under one name both hold the lease: what keeps them from doing it twice is the uid alone."""
@@ -312,6 +336,7 @@ def test_killed_at_any_moment_it_leaves_nothing_wrong(operators: Operators, desk
         )
     assert _acts(rooms) == [("ingest", "RetryImport", 8), ("grading", "ReleaseExpiredLocks", 4)]
     assert _state(rooms, hopeless) == "GRADING_FAILED"
+    assert list(operators.temporary.iterdir()) == [], "what it wrote outlived it"
 
 
 def test_the_api_server_may_go_away_and_come_back(operators: Operators, desk: Desk) -> None:
