@@ -247,6 +247,24 @@ PANELS = {
         "Refused logins, per minute", "LoginFailuresHigh fires above 50 in 10 minutes.", "short",
         (("sum(increase(grading_login_failures_total[5m])) / 5", "refused"),),
     ),
+    "operator": Panel(
+        "Operator", "Who acts is 1 (0: none of them); open: acts did not help lately, so it waits.", "short",
+        (("sum(korrigo_operator_leading)", "acts"), ("max(korrigo_operator_circuit_open)", "circuit open")),
+    ),
+    "operator_sweep": Panel(
+        "Sweeps of the operator", "How long they take, and how long ago the last came to its end.", "s",
+        (("histogram_quantile(0.95, sum by (le, result) (rate(korrigo_operator_sweep_duration_seconds_bucket[5m])))",
+          "p95 {{result}}"),
+         ("time() - max(korrigo_operator_last_sweep_timestamp_seconds > 0)", "since the last")),
+    ),
+    "operator_objects": Panel(
+        "StuckCopy objects by phase", "NeedsPerson waits for a person; `kubectl get stuck` lists them.", "short",
+        (("max by (phase) (korrigo_operator_stuck_copies)", "{{phase}}"),),
+    ),
+    "operator_acts": Panel(
+        "Acts of the operator, per hour", "By action and result; failed ones open the circuit.", "short",
+        (("sum by (action, result) (increase(korrigo_operator_acts_total[1h])) > 0", "{{action}} {{result}}"),),
+    ),
     "build": Panel(
         "What runs", "Processes by version.", "short",
         (("count by (version, python) (korrigo_build_info)", "{{version}} (Python {{python}})"),), "figure",
@@ -260,6 +278,8 @@ MORE = (
     "eta", "budget", "disk_full", "up", "stuck", "workers", "burn", "audit_gaps", "disk", "interventions", "pace",
     "build",
 )  # fmt: skip
+# On a cluster; `korrigo up` heals by the same policies without an operator.
+OPERATOR = ("operator", "operator_sweep", "operator_objects", "operator_acts")
 SCENARIOS = {
     "import": ("stuck", "copies", "import_duration", "ocr_errors", "queue", "queue_age", "workers", "jobs", "oldest",
                "uploads", "disk"),
@@ -355,6 +375,8 @@ def overview() -> grafana.Dashboard:
     _add(board, PLAYBOOK)
     board.with_row(grafana.Row("Health"))
     _add(board, MORE)
+    board.with_row(grafana.Row("Operator (on a cluster)"))
+    _add(board, OPERATOR)
     return board
 
 

@@ -33,7 +33,7 @@ WANTED = (
 
 def _declared() -> dict[str, set[str]]:
     """Return the series that the code declares, with their labels."""
-    for room in ("ingest", "grading", "audit"):
+    for room in ("ingest", "grading", "audit", "operator"):
         importlib.import_module(f"korrigo_{room}.metrics")
     importlib.import_module("korrigo_kit.telemetry.gauges")
     found: dict[str, set[str]] = {}

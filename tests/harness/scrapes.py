@@ -49,6 +49,15 @@ CONTRACT: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     "grading_memory_available_bytes": ("gauge", (), ()),
     "korrigo_build_info": ("gauge", ("version", "python"), ()),
 }
+# Of the operator, which serves nothing else.
+OPERATOR: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
+    "korrigo_operator_sweep_duration_seconds": ("histogram", ("result",), WORK),
+    "korrigo_operator_acts_total": ("counter", ("action", "result"), ()),
+    "korrigo_operator_last_sweep_timestamp_seconds": ("gauge", (), ()),
+    "korrigo_operator_stuck_copies": ("gauge", ("phase",), ()),
+    "korrigo_operator_circuit_open": ("gauge", (), ()),
+    "korrigo_operator_leading": ("gauge", (), ()),
+}
 
 
 class Scrape:

@@ -17,18 +17,20 @@ from prometheus_client import generate_latest
 import korrigo_audit.metrics
 import korrigo_grading.metrics
 import korrigo_ingest.metrics
-from harness.scrapes import CONTRACT, Scrape
+import korrigo_operator.metrics
+from harness.scrapes import CONTRACT, OPERATOR, Scrape
 from korrigo_kit.rest import edge
 from korrigo_kit.telemetry import gauges, metrics
 
-SERVICES = Path(__file__).resolve().parents[2] / "services"
-ROOMS = (korrigo_ingest.metrics, korrigo_grading.metrics, korrigo_audit.metrics, gauges)
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [path for folder in ("services", "operator") for path in (ROOT / folder).rglob("*.py")]
+ROOMS = (korrigo_ingest.metrics, korrigo_grading.metrics, korrigo_audit.metrics, gauges, korrigo_operator.metrics)
 
 
 # ----------------------------------------------------------------------------------------------- the contract
 def test_what_is_declared_is_the_contract() -> None:
     declared = {m.name: (m.kind, tuple(m.labels), m.buckets) for m in metrics.DECLARED.values()}
-    assert declared == CONTRACT
+    assert declared == CONTRACT | OPERATOR
     assert all(m.text.endswith(".") and "  " not in m.text for m in metrics.DECLARED.values())
 
 
@@ -36,7 +38,7 @@ def test_nothing_is_measured_without_a_declaration() -> None:
     """Only kit.telemetry touches the library's classes, so every name passes through a declaration."""
     forbidden = {"Counter", "Histogram", "Gauge", "Summary", "Info", "Enum", "GaugeMetricFamily", "CounterMetricFamily"}
     found = []
-    for path in SERVICES.rglob("*.py"):
+    for path in SOURCES:
         if path.parent.name == "telemetry":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
@@ -52,7 +54,7 @@ def test_a_name_is_declared_once() -> None:
 
 def test_known_label_sets_are_there_from_the_start() -> None:
     script = (
-        "import korrigo_ingest.metrics, korrigo_grading.metrics\n"
+        "import korrigo_ingest.metrics, korrigo_grading.metrics, korrigo_operator.metrics\n"
         "from korrigo_kit.telemetry.metrics import expose\nprint(expose([]).decode())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

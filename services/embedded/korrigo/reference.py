@@ -67,7 +67,7 @@ def metrics_page() -> str:
     # Here, because importing a metric settles where its process counts.
     from korrigo_kit.telemetry import metrics
 
-    for name in ("ingest", "grading", "audit"):
+    for name in ("ingest", "grading", "audit", "operator"):
         importlib.import_module(f"korrigo_{name}.metrics")
     importlib.import_module("korrigo_kit.telemetry.gauges")
     lines = [
@@ -78,6 +78,8 @@ def metrics_page() -> str:
         "one that ended had counted. A label set whose values are listed here is there from the start with 0. Gauges",
         "are computed when they are asked for and are at most `KORRIGO_HTTP__METRICS_CACHE_SECONDS` old; rooms tell",
         "the same of what they share, so rules take `max by`. What needs the database is left out while that is away.",
+        "`korrigo_operator_*` are of the operator alone, which has neither database nor broker and serves none of the",
+        "gauges of the rooms.",
         "",
         "| Metric | Type | Labels | Meaning |",
         "|---|---|---|---|",
