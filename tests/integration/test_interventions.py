@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 from harness.grading_copies import LEAVES, Desk
 from harness.orders import ask, make_scan, told
 from harness.processes import clean_environment, wait_for
-from harness.servers import Postgres
 from harness.whole_rooms import WholeRooms
 from korrigo_audit.flows import completeness, listing, verification
 from korrigo_grading.flows import finalize, locking, scoring
@@ -32,25 +30,9 @@ from korrigo_protos.grading.v1.events_pb2 import Recorded
 
 
 @pytest.fixture(scope="module")
-def rooms(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeRooms]:
-    """One installation for all tests; each makes its own copies and scans."""
-    made = WholeRooms(postgres_server, tmp_path_factory.mktemp("whole"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def desk(rooms: WholeRooms) -> Desk:
     """Grading as its neighbours see it."""
     return Desk(rooms["grading"])
-
-
-@pytest.fixture(scope="module")
-def channels(rooms: WholeRooms) -> Iterator[Channels]:
-    """The command line's side of the wire."""
-    opened = Channels(rooms.settings.rpc, "cli")
-    yield opened
-    opened.close()
 
 
 def _locked(rooms: WholeRooms, desk: Desk) -> tuple[str, Principal]:

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from harness.orders import ask, make_scan, told
-from harness.servers import Postgres
 from harness.whole_rooms import WholeRooms
 from korrigo_ingest.flows import retrying
 from korrigo_kit.rpc import Channels
-
-
-@pytest.fixture(scope="module")
-def rooms(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeRooms]:
-    """One installation for all tests; each makes its own scans."""
-    made = WholeRooms(postgres_server, tmp_path_factory.mktemp("whole"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def channels(rooms: WholeRooms) -> Iterator[Channels]:
-    """The command line's side of the wire."""
-    opened = Channels(rooms.settings.rpc, "cli")
-    yield opened
-    opened.close()
 
 
 def _job_of(rooms: WholeRooms, scan: str) -> tuple[object, ...]:
