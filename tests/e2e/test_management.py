@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,19 +225,13 @@ def test_a_request_lost_between_rooms_is_fetched(
     korrigo: CommandLine, own: Embedded, boss: Client, tmp_path: Path
 ) -> None:
     copy_id, lock = marked(boss, tmp_path)
-    stopped = [*own.workers(), *own.pool_children()]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with own.resting():
         boss.finalize(lock)
         found = run(korrigo, "recover_stuck_copies", "--in-progress-threshold", "0")
         assert [(item["copy_id"], item["reason"]) for item in found["items"]] == [(copy_id, "NOT_RENDERED")]
         assert sql(own, "SELECT state FROM render.renders WHERE copy_id = %s", copy_id) == [("REQUESTED",)]
         waiting = run(korrigo, "queue", "status")
         assert waiting["broker_up"] and waiting["rooms"]["render"]["jobs"]["render"]["READY"] == 1
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
     assert boss.wait_graded(copy_id)["final_score"] == 17
 
 

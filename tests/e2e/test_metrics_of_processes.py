@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,7 +15,7 @@ import pytest
 from harness.client import Client
 from harness.instance import KORRIGO, Embedded
 from harness.pdfs import Label, a4_scan
-from harness.processes import Child, descendants, free_port, kill_hard, wait_for
+from harness.processes import Child, free_port, kill_hard, wait_for
 from harness.scrapes import CONTRACT, Scrape
 
 IMPORTED = {"status": "success", "pages_bucket": "1-10"}
@@ -61,20 +60,6 @@ def imported(page: Scrape) -> float:
     return page.get("grading_import_duration_seconds_count", **IMPORTED)
 
 
-@contextmanager
-def stopped(own: Embedded) -> Iterator[None]:
-    """Let the worker and its pool do nothing for a while."""
-    worker = own.children()["worker"]
-    members = [psutil.Process(worker), *descendants(worker)]
-    for member in members:
-        member.suspend()
-    try:
-        yield
-    finally:
-        for member in members:
-            member.resume()
-
-
 def test_the_page_holds_the_contract_and_nothing_else(own: Embedded) -> None:
     page = scrape(own)
     automatic = {name for name in page.types if name.startswith(("process_", "python_"))}
@@ -117,7 +102,7 @@ def test_counters_outlive_the_processes_that_counted(own: Embedded, admin: Clien
 
 
 def test_stuck_work_is_told_by_metric_and_command_and_heals(own: Embedded, admin: Client, tmp_path: Path) -> None:
-    with stopped(own):
+    with own.resting():
         scan_id = upload(admin, tmp_path)
 
         def told() -> bool:
@@ -155,7 +140,7 @@ def test_a_worker_of_its_own_serves_what_its_pool_counted(own: Embedded, admin: 
     child.start()
     try:
         wait_for("the worker", ready.exists, seconds=60)
-        with stopped(own):
+        with own.resting():
             admin.wait_scan(upload(admin, tmp_path))
 
         def counted() -> bool:

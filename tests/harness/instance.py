@@ -133,6 +133,19 @@ class Instance(ABC):
     def wipe_broker(self) -> None:
         """Destroy every message of the broker."""
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Let the workers and their pools do nothing for the length of a block."""
+        members = [psutil.Process(pid) for pid in (*self.workers(), *self.pool_children())]
+        for member in members:
+            member.suspend()
+        try:
+            yield
+        finally:
+            for member in members:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.resume()
+
     def pool_children(self) -> list[int]:
         """List the processes below the job workers: Celery's pool and the sandbox."""
         return [p.pid for worker in self.workers() for p in descendants(worker)]

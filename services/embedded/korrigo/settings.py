@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,4 +28,12 @@ class MonitoringSettings(Section):
     alertmanager_url: str = Field("", description="Where `korrigo doctor` asks Alertmanager; empty = there is none.")
 
 
-SECTIONS: tuple[type[Section], ...] = (PostgresSettings, BackupSettings, MonitoringSettings)
+class HealingSettings(Section):
+    section: ClassVar[str] = "healing"
+    mode: Literal["auto", "observe", "off"] = Field(
+        "auto", description="What `korrigo up` does about stuck work: heal it, only tell what it would do, or nothing."
+    )
+    sweep_seconds: float = Field(30, gt=0, description="Time between two looks at stuck work.")
+
+
+SECTIONS: tuple[type[Section], ...] = (PostgresSettings, BackupSettings, MonitoringSettings, HealingSettings)

@@ -27,12 +27,17 @@ def run(
     from korrigo_kit import serve
 
     installation.attach()
+    # Late: it counts what it does, and importing a metric settles where its process counts.
+    from korrigo import healing
+
     # Where grading serves alone it answers for the whole surface; together the rooms describe themselves.
     document = merged_openapi() if room == ["grading"] else None
+    settings = rooms.load_settings()
     serve.run(
         rooms.rooms(room),
-        rooms.load_settings(),
+        settings,
         parts=part or PARTS,
         ready_file=ready_file,
         openapi_document=document,
+        beside_sweeper=healing.beside(room, settings),
     )
