@@ -118,13 +118,15 @@ def test_not_attempted_parts_make_a_parent_not_attempted(desk: Desk) -> None:
     assert not manifest.questions[1].HasField("score_hundredths") and manifest.total_hundredths == 800
 
 
-def test_unfinished_copies_stay_locked(desk: Desk) -> None:
+def test_unfinished_copies_stay_locked(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     copy_id = desk.ready()
     token = locking.acquire(desk.rt, desk.admin, copy_id, Wish()).token
     scoring.write(desk.rt, desk.admin, copy_id, token, {"scores": {"q1": 1}}, lambda _: None)
-    with pytest.raises(KorrigoError) as refused:
+    with caplog.at_level(logging.INFO, "grading"), pytest.raises(KorrigoError) as refused:
         finalize.request(desk.rt, desk.admin, copy_id, token, forget)
     assert (refused.value.reason, refused.value.metadata["missing"]) == ("SCORE_INCOMPLETE", ["q2a", "q2b"])
+    told = [record for record in caplog.records if record.getMessage() == "Cannot calculate total score"]
+    assert [(record.levelname, record.__dict__["copy_id"]) for record in told] == [("ERROR", copy_id)]
     assert desk.copy(copy_id)["status"] == "LOCKED"
     assert locking.heartbeat(desk.rt, desk.admin, copy_id, token).expires_in > 0
 
@@ -158,8 +160,11 @@ def test_graded_once_whatever_is_told_twice(desk: Desk, caplog: pytest.LogCaptur
             "pages": 3, "revision": 1, "duration_ms": 1200,
         },
     )  # fmt: skip
+    caplog.clear()
     assert desk.rendered(copy_id, b"%PDF another") is Outcome.APPLIED
     assert desk.render_failed(copy_id, 3, is_final=True) is Outcome.APPLIED
+    late = [record.levelname for record in caplog.records if record.getMessage() == "Copy already finalized"]
+    assert late == ["WARNING"] * 2
     assert desk.copy(copy_id) == copy and desk.newest(copy_id)["final_sha256"] == pdf_sha256
     assert desk.actions(copy_id).count("FINALIZE") == 1
     assert desk.sql("SELECT owner_kind FROM blob_refs WHERE sha256 = %s", pdf_sha256)[0]["owner_kind"] == "final_pdf"

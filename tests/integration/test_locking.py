@@ -283,6 +283,7 @@ def test_of_sixteen_one_finalises(desk: Desk, caplog: pytest.LogCaptureFixture) 
     assert len(desk.sql("SELECT 1 AS n FROM finalisations WHERE copy_id = %s", copy_id)) == 1
     line = f"Copy {copy_id} already graded (concurrent finalization detected) - rejecting duplicate request"
     assert line in caplog.text
+    assert [r.levelname for r in caplog.records if r.getMessage() == "Copy already finalized"] == ["WARNING"] * 15
 
 
 def test_writers_and_one_who_finalises(desk: Desk) -> None:

@@ -206,7 +206,10 @@ def _disk(patient: Patient) -> Answer:
 def _errors(patient: Patient) -> Answer:
     if not patient.lines.is_known:
         return None, "no log files on this machine"
-    lines = patient.lines.where(lambda line: line.get("level") in ("ERROR", "CRITICAL"))
+    # A marker who forgot a question is told so himself; the line is the guide's, and no fault.
+    lines = patient.lines.where(
+        lambda line: line.get("level") in ("ERROR", "CRITICAL") and line.get("reason") != "SCORE_INCOMPLETE"
+    )
     last = some([str(line.get("message", ""))[:100] for line in lines[-2:]])
     is_critical = any(line["level"] == "CRITICAL" for line in lines)
     text = f"{len(lines)} lines of ERROR or above" + (f", the last: {last}" if lines else "")

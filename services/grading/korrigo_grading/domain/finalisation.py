@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from korrigo_grading.domain.scores import Sheet
 from korrigo_kit.errors import StateConflict
 
+SCORE_INCOMPLETE = "SCORE_INCOMPLETE"
+
 
 def check(sheet: Sheet, orphaned_annotation_ids: Sequence[str]) -> None:
     """Raise StateConflict (SCORE_INCOMPLETE, ANNOTATION_ORPHANED) when the copy is not ready for its final PDF.
@@ -15,7 +17,7 @@ def check(sheet: Sheet, orphaned_annotation_ids: Sequence[str]) -> None:
     Every question is scored or "NT"; no annotation at all is fine (a blank script).
     """
     if not sheet.is_complete:
-        raise StateConflict("SCORE_INCOMPLETE", "not every question is scored", missing=list(sheet.missing))
+        raise StateConflict(SCORE_INCOMPLETE, "not every question is scored", missing=list(sheet.missing))
     if orphaned_annotation_ids:
         raise StateConflict(
             "ANNOTATION_ORPHANED",

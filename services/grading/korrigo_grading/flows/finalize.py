@@ -30,7 +30,7 @@ from korrigo_grading.models.manifests import Draft
 from korrigo_kit.auth import Principal
 from korrigo_kit.clock import rfc3339
 from korrigo_kit.db import Tx
-from korrigo_kit.errors import Invalid, NotFound
+from korrigo_kit.errors import Invalid, NotFound, StateConflict
 from korrigo_kit.ids import new_id
 from korrigo_kit.outbox import SYSTEM_ACTOR
 from korrigo_kit.room import Runtime, add_blob_ref
@@ -86,7 +86,7 @@ def _request(rt: Runtime, caller: Principal, copy_id: str, token_hash: str | Non
             marker_id = _check(tx, caller, copy, token_hash)
             assert copy is not None
             finalized_at = rfc3339(copy.now)
-            draft = _draft(tx, rt, copy, marker_id, finalized_at)
+            draft = _complete(tx, rt, copy, marker_id, finalized_at)
         manifest = rt.blobs.put_bytes(draft.data)
         try:
             return _commit(rt, caller, copy_id, token_hash, marker_id, finalized_at, manifest.sha256, remember)
@@ -101,6 +101,16 @@ def _draft(tx: Tx, rt: Runtime, copy: Copy, marker_id: str, finalized_at: str) -
     )
 
 
+def _complete(tx: Tx, rt: Runtime, copy: Copy, marker_id: str, finalized_at: str) -> Draft:
+    """Build the manifest of a request; a mark that does not add up is told as the guide looks for it (1.18)."""
+    try:
+        return _draft(tx, rt, copy, marker_id, finalized_at)
+    except StateConflict as error:
+        if error.reason == finalisation.SCORE_INCOMPLETE:
+            log.error("Cannot calculate total score", extra={"copy_id": copy.id, "reason": error.reason})
+        raise
+
+
 def _check(tx: Tx, caller: Principal, found: Copy | None, token_hash: str | None) -> str:
     """Raise what speaks against the request; return whose marking it is."""
     copy = desk.marked(caller, found)
@@ -110,6 +120,7 @@ def _check(tx: Tx, caller: Principal, found: Copy | None, token_hash: str | None
         return last.marker_id if last else caller.user_id
     if copy.status in (statuses.GRADED, statuses.GRADING_IN_PROGRESS):
         desk.already_graded(copy)
+        _already_finalized(copy)
         statuses.after("finalize", copy.status)
     desk.check_lock(caller, copy, token_hash)
     statuses.after("finalize", copy.status)
@@ -135,7 +146,7 @@ def _commit(
             tx, copy_id=copy_id, user_id=caller.user_id, token_hash=token_hash
         ):
             raise _Moved
-        draft = _draft(tx, rt, copy, marker_id, finalized_at)
+        draft = _complete(tx, rt, copy, marker_id, finalized_at)
         if hashlib.sha256(draft.data).hexdigest() != manifest_sha256:
             raise _Moved
         last = finalisations.newest(tx, copy_id, copy.revision)
@@ -302,8 +313,15 @@ def _open_request(tx: Tx, copy_id: str, revision: int, request: int) -> tuple[Co
     )
     if not is_awaited or asked is None:
         log.warning("render answered a request that is over", extra={"copy_id": copy_id})
+        if copy.status == statuses.GRADED:
+            _already_finalized(copy)
         return None
     return copy, asked
+
+
+def _already_finalized(copy: Copy) -> None:
+    """Tell, in the playbook's words, of what came second: a request, or render's answer to one that is over."""
+    log.warning("Copy already finalized", extra={"copy_id": copy.id, "status": copy.status})
 
 
 def _measure(tx: Tx, status: str, attempt: int, asked: Finalisation) -> None:
