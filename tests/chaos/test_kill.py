@@ -24,10 +24,10 @@ from harness.faults import Chaos, schedule
 from harness.instance import Embedded, Instance
 from harness.ledger import Ledger
 from harness.pdfs import Label, a3_booklets, a4_booklets, a4_scan
-from harness.processes import crowding
 from harness.production import Production
 from harness.servers import S3, Postgres, RabbitMQ
 from harness.story import Marker
+from korrigo.drills.patience import crowding
 
 IS_SOAK = os.environ.get("KORRIGO_TEST_SOAK") == "1"
 COPIES, FAULTS = (2000, 500) if IS_SOAK else (40, 32)

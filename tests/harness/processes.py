@@ -24,6 +24,8 @@ from typing import TypeVar
 
 import psutil
 
+from korrigo.drills.patience import crowding
+
 T = TypeVar("T")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -46,11 +48,6 @@ def free_port() -> int:
         if port not in _given_ports:
             _given_ports.add(port)
             return port
-
-
-def crowding() -> float:
-    """Tell by how much everything takes longer, 1 on a machine with less than two tasks for each processor."""
-    return max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1)))
 
 
 def wait_for(what: str, check: Callable[[], T | None], *, seconds: float, every_seconds: float = 0.1) -> T:
