@@ -19,7 +19,7 @@ from korrigo_kit.rpc import Channels
 from korrigo_kit.stuck import Stuck
 from korrigo_kit.vitals import Vitals
 from korrigo_operator.policies.episode import AlertEpisode, AlertTold
-from korrigo_operator.policies.facts import Acts, Found
+from korrigo_operator.policies.facts import DRAINED_SECONDS, Acts, Found
 from korrigo_protos.audit.v1 import audit_pb2, audit_pb2_grpc
 from korrigo_protos.common.v1.operations_pb2 import InterveneResponse
 from korrigo_protos.grading.v1 import grading_pb2, grading_pb2_grpc
@@ -56,13 +56,14 @@ class Seen:
         )
 
 
-def fact(item: Stuck, *, is_paused: bool = False) -> Found:
-    """Return what a room tells as the policies take it."""
+def fact(item: Stuck, vitals: Vitals) -> Found:
+    """Return what a room tells of its work, and of itself, as the policies take it."""
     return Found(
         room=item.room, stage=item.stage, reason=item.reason, kind=item.subject_type, id=item.subject_id,
         since=item.since, copies=item.copies, job_id=item.job_id, attempts=item.attempts,
         lost_leases=item.lost_leases, error_reason=item.error_reason, exam_id=item.exam_id,
-        anonymous_id=item.anonymous_id, tried=item.tried, tried_at=item.tried_at, is_paused=is_paused,
+        anonymous_id=item.anonymous_id, tried=item.tried, tried_at=item.tried_at,
+        is_cut_off=vitals.outbox_oldest_seconds > DRAINED_SECONDS,
     )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ class Rooms:
                 log.warning("%s does not answer: %s", room, error.reason, extra={"reason": error.reason})
                 seen.silent[room] = error.reason
                 continue
-            seen.found += [fact(item) for item in items]
+            seen.found += [fact(item, seen.vitals[room]) for item in items]
             seen.counts.update(counts)
             if len(items) >= operations.MAX_ITEMS:
                 seen.complete_until[room] = max(item.since for item in items)

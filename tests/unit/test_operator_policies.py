@@ -41,6 +41,7 @@ def anything(draw: st.DrawFn) -> Found:
         tried=tried,
         tried_at=draw(moments) if tried else None,
         is_paused=draw(st.booleans()),
+        is_cut_off=draw(st.booleans()),
     )
 
 
@@ -75,6 +76,7 @@ def test_whatever_is_stuck_no_bound_is_passed(items: list[Found], policy: Limits
         assert not item.is_paused
         assert item.tried < policy.per_subject
         assert item.reason != facts.WORKER_DEAD
+        assert item.reason != facts.LOST_TASK or not item.is_cut_off
         assert item.reason != facts.RETRIES_EXHAUSTED or item.error_reason in healing.PASSING
     for _, decision in decided:
         assert decision.reason.isalpha()
@@ -193,3 +195,10 @@ def test_durations_are_read() -> None:
     for wrong in ("", "10", "10d", "-1s", "1s2"):
         with pytest.raises(ValueError, match="no duration"):
             durations.seconds(wrong)
+
+
+def test_lost_work_is_left_alone_while_its_room_can_ring_for_nothing() -> None:
+    """Ringing is what helps it, and the broker is away: acts would be spent, and noted in the trail, for nothing."""
+    assert healing.judge(found(), Limits(), NOW).verdict == ACT
+    waiting = healing.judge(found(is_cut_off=True), Limits(), NOW)
+    assert (waiting.verdict, waiting.reason) == (WAIT, "NoBroker")

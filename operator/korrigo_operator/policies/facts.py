@@ -18,6 +18,10 @@ OBSERVE = "Observe"
 SUGGEST = "Suggest"
 AUTO = "Auto"
 
+# An event is told within a second (contract.md); one that waits for a minute is in a room that cannot tell anything,
+# nor ring for its work.
+DRAINED_SECONDS = 60.0
+
 # What is decided about one thing.
 ACT = "Act"
 WAIT = "Wait"
@@ -45,6 +49,8 @@ class Found:
     tried: int = 0
     tried_at: datetime | None = None
     is_paused: bool = False
+    # Its room's events wait: the broker is away, or whoever tells it.
+    is_cut_off: bool = False
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -12,12 +12,10 @@ from korrigo_operator.cluster import Cluster, Document
 from korrigo_operator.kinds import SINGLETON, Condition, GradingPolicySpec, GradingPolicyStatus
 from korrigo_operator.policies import healing
 from korrigo_operator.policies.durations import seconds
-from korrigo_operator.policies.facts import AUTO, Found, Limits
+from korrigo_operator.policies.facts import AUTO, DRAINED_SECONDS, Found, Limits
 from korrigo_operator.sweeping import objects
 
 PLURAL = "gradingpolicies"
-# An event is told within a second (contract.md); a minute is an outbox that does not get rid of it.
-DRAINED_SECONDS = 60.0
 # Type, status, reason and message; the rest is the same for every condition of a sweep.
 Say = Callable[[str, bool | None, str, str], Condition]
 

@@ -21,10 +21,11 @@ from korrigo_kit.errors import KorrigoError
 from korrigo_kit.interventions import ACTIONS, OPERATOR, Asked
 from korrigo_kit.room import Process, Runtime
 from korrigo_kit.settings import Settings
-from korrigo_kit.stuck import STAGES, Stuck
+from korrigo_kit.stuck import STAGES
 from korrigo_kit.switches import READ_ONLY, Switches
+from korrigo_operator.asking import Seen, fact
 from korrigo_operator.policies import healing
-from korrigo_operator.policies.facts import ACT, ASK, AUTO, OBSERVE, WAIT, Acts, Decision, Found, Limits
+from korrigo_operator.policies.facts import ACT, ASK, AUTO, OBSERVE, WAIT, Decision, Found, Limits
 
 log = logging.getLogger("korrigo.healing")
 
@@ -90,24 +91,23 @@ def heal(rooms: Mapping[str, Runtime], limits: Limits | None = None, tell: Tell 
 
     A room that does not answer is left out: its work waits for it in any case.
     """
-    found: list[Found] = []
-    acts: list[vitals.Vitals] = []
+    seen = Seen()
     for name, rt in rooms.items():
         try:
             listed = rt.room.stuck(rt)
             with rt.db.transaction() as tx:
                 listed = vitals.with_tries(tx, listed)
-            acts.append(vitals.vitals(rt.db))
+            seen.vitals[name] = vitals.vitals(rt.db)
         except KorrigoError as error:
             log.warning("%s cannot be looked into: %s", name, error.reason, extra={"reason": error.reason})
             continue
-        found += [_fact(item) for item in listed]
-    if not found:
+        seen.found += [fact(item, seen.vitals[name]) for item in listed]
+    if not seen.found:
         tell(())
         return 0
     # The rooms' own clock, that of the database: what they say happened then.
-    now = max(room.now for room in acts)
-    decided = healing.decide(found, limits or Limits(), _sum(acts), now)
+    now = max(room.now for room in seen.vitals.values())
+    decided = healing.decide(seen.found, limits or Limits(), seen.acts, now)
     tell(decided)
     return sum(_do(rooms, item, decision.action) for item, decision in decided if decision.verdict == ACT)
 
@@ -122,21 +122,3 @@ def _do(rooms: Mapping[str, Runtime], found: Found, action: str) -> bool:
         return False
     log.info("%s of %s: %s", action, found.id, outcome.state)
     return True
-
-
-def _fact(item: Stuck) -> Found:
-    return Found(
-        room=item.room, stage=item.stage, reason=item.reason, kind=item.subject_type, id=item.subject_id,
-        since=item.since, copies=item.copies, job_id=item.job_id, attempts=item.attempts, lost_leases=item.lost_leases,
-        error_reason=item.error_reason, exam_id=item.exam_id, anonymous_id=item.anonymous_id, tried=item.tried,
-        tried_at=item.tried_at,
-    )  # fmt: skip
-
-
-def _sum(acts: list[vitals.Vitals]) -> Acts:
-    failed = [found.acts_failed_at for found in acts if found.acts_failed_at is not None]
-    return Acts(
-        last_hour=sum(found.acts_last_hour for found in acts),
-        failures=sum(found.acts_failed for found in acts),
-        failed_at=max(failed, default=None),
-    )
