@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -56,14 +56,22 @@ class Seen:
         )
 
 
-def fact(item: Stuck, vitals: Vitals) -> Found:
-    """Return what a room tells of its work, and of itself, as the policies take it."""
+def facts(stuck: Iterable[Stuck], vitals: Iterable[Vitals]) -> list[Found]:
+    """Return what the rooms tell of their work, and of themselves, as the policies take it.
+
+    The broker is one for all: where events of one room wait, nobody is rung for in another that has none to tell.
+    """
+    is_cut_off = any(told.outbox_oldest_seconds > DRAINED_SECONDS for told in vitals)
+    return [_fact(item, is_cut_off=is_cut_off) for item in stuck]
+
+
+def _fact(item: Stuck, *, is_cut_off: bool) -> Found:
     return Found(
         room=item.room, stage=item.stage, reason=item.reason, kind=item.subject_type, id=item.subject_id,
         since=item.since, copies=item.copies, job_id=item.job_id, attempts=item.attempts,
         lost_leases=item.lost_leases, error_reason=item.error_reason, exam_id=item.exam_id,
         anonymous_id=item.anonymous_id, tried=item.tried, tried_at=item.tried_at,
-        is_cut_off=vitals.outbox_oldest_seconds > DRAINED_SECONDS,
+        is_cut_off=is_cut_off,
     )  # fmt: skip
 
 
@@ -76,6 +84,7 @@ class Rooms:
     def look(self) -> Seen:
         """Ask every room what is stuck and how it is; never raises."""
         seen = Seen()
+        stuck: list[Stuck] = []
         for room in NAMES:
             try:
                 items, counts = operations.list_and_count(self._channels, room, seconds=_ASK_SECONDS)
@@ -84,10 +93,11 @@ class Rooms:
                 log.warning("%s does not answer: %s", room, error.reason, extra={"reason": error.reason})
                 seen.silent[room] = error.reason
                 continue
-            seen.found += [fact(item, seen.vitals[room]) for item in items]
+            stuck += items
             seen.counts.update(counts)
             if len(items) >= operations.MAX_ITEMS:
                 seen.complete_until[room] = max(item.since for item in items)
+        seen.found = facts(stuck, seen.vitals.values())
         return seen
 
     def act(self, asked: Asked, *, seconds: float = ACT_SECONDS) -> InterveneResponse:

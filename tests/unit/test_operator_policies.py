@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from korrigo_kit import stuck
+from korrigo_kit.vitals import Vitals
+from korrigo_operator import asking
 from korrigo_operator.policies import durations, facts, healing, lifecycle
 from korrigo_operator.policies.facts import ACT, ASK, LOOK, WAIT, Acts, Found, Limits
 
@@ -197,8 +199,15 @@ def test_durations_are_read() -> None:
             durations.seconds(wrong)
 
 
-def test_lost_work_is_left_alone_while_its_room_can_ring_for_nothing() -> None:
+def test_lost_work_is_left_alone_while_nothing_can_be_rung_for() -> None:
     """Ringing is what helps it, and the broker is away: acts would be spent, and noted in the trail, for nothing."""
     assert healing.judge(found(), Limits(), NOW).verdict == ACT
     waiting = healing.judge(found(is_cut_off=True), Limits(), NOW)
     assert (waiting.verdict, waiting.reason) == (WAIT, "NoBroker")
+
+
+@pytest.mark.parametrize(("ages", "is_cut_off"), [((0.0, 59.0), False), ((0.0, 61.0), True)])
+def test_events_of_one_room_that_wait_tell_of_the_broker_of_all(ages: tuple[float, ...], is_cut_off: bool) -> None:
+    told = [Vitals(NOW, 1, age, 0, 0, None) for age in ages]
+    (fact,) = asking.facts([stuck.Stuck("render", "finalize", stuck.LOST_TASK, "copy", "c1", NOW)], told)
+    assert (fact.room, fact.is_cut_off) == ("render", is_cut_off)

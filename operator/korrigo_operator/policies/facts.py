@@ -18,8 +18,7 @@ OBSERVE = "Observe"
 SUGGEST = "Suggest"
 AUTO = "Auto"
 
-# An event is told within a second (contract.md); one that waits for a minute is in a room that cannot tell anything,
-# nor ring for its work.
+# An event is told within a second (contract.md). Where one waits for a minute nothing can be told, nor rung for.
 DRAINED_SECONDS = 60.0
 
 # What is decided about one thing.
@@ -49,7 +48,7 @@ class Found:
     tried: int = 0
     tried_at: datetime | None = None
     is_paused: bool = False
-    # Its room's events wait: the broker is away, or whoever tells it.
+    # Events wait: the broker is away, or whoever tells it.
     is_cut_off: bool = False
 
     @property

@@ -85,7 +85,7 @@ def _waits(found: Found, limits: Limits, now: datetime) -> Decision | None:
     if found.reason == facts.WORKER_DEAD:
         return Decision(WAIT, "NoWorker", "no worker of its room lives; it goes on as soon as one does")
     if found.reason == facts.LOST_TASK and found.is_cut_off:
-        return Decision(WAIT, "NoBroker", "nothing can be told or rung for from its room; it goes on by itself after")
+        return Decision(WAIT, "NoBroker", "nothing can be rung for; it goes on by itself once the broker is back")
     if found.reason == facts.NO_PROGRESS and found.stage != "lock":
         needs = f" ({found.error_reason})" if found.error_reason else ""
         return Decision(WAIT, "NeedsAnotherPart", f"what it needs is away{needs}; it goes on by itself after")

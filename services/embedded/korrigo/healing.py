@@ -21,9 +21,9 @@ from korrigo_kit.errors import KorrigoError
 from korrigo_kit.interventions import ACTIONS, OPERATOR, Asked
 from korrigo_kit.room import Process, Runtime
 from korrigo_kit.settings import Settings
-from korrigo_kit.stuck import STAGES
+from korrigo_kit.stuck import STAGES, Stuck
 from korrigo_kit.switches import READ_ONLY, Switches
-from korrigo_operator.asking import Seen, fact
+from korrigo_operator.asking import Seen, facts
 from korrigo_operator.policies import healing
 from korrigo_operator.policies.facts import ACT, ASK, AUTO, OBSERVE, WAIT, Decision, Found, Limits
 
@@ -92,16 +92,17 @@ def heal(rooms: Mapping[str, Runtime], limits: Limits | None = None, tell: Tell 
     A room that does not answer is left out: its work waits for it in any case.
     """
     seen = Seen()
+    stuck: list[Stuck] = []
     for name, rt in rooms.items():
         try:
             listed = rt.room.stuck(rt)
             with rt.db.transaction() as tx:
                 listed = vitals.with_tries(tx, listed)
             seen.vitals[name] = vitals.vitals(rt.db)
+            stuck += listed
         except KorrigoError as error:
             log.warning("%s cannot be looked into: %s", name, error.reason, extra={"reason": error.reason})
-            continue
-        seen.found += [fact(item, seen.vitals[name]) for item in listed]
+    seen.found = facts(stuck, seen.vitals.values())
     if not seen.found:
         tell(())
         return 0
