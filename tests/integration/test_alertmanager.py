@@ -146,6 +146,9 @@ INHIBITED = {
     ("WorkersDown", "ImportStuck/warning", "ImportStuck/critical", "QueueBacklog/warning", "FinalizationStuck"): {
         "ImportStuck/warning", "ImportStuck/critical", "QueueBacklog/warning",
     },
+    ("BrokerDown", "ImportStuck/critical", "FinalizationStuck", "QueueBacklog/info", "FinalizationRetriesExhausted"): {
+        "ImportStuck/critical", "FinalizationStuck/warning", "QueueBacklog/info",
+    },
     ("ImportStuck/critical", "ImportStuck/warning", "OCRErrorsHigh"): {"ImportStuck/warning"},
     ("QueueBacklog/warning", "QueueBacklog/info"): {"QueueBacklog/info"},
     ("DiskSpaceCritical", "DiskSpaceLow", "TempUploadsLarge"): {"DiskSpaceLow/warning"},

@@ -187,6 +187,9 @@ class BrokerDown(Drill):
     scenario = "broker"
     what = "the broker lets nobody in; people mark, upload and finalise on"
     expects = ("BrokerDown",)
+    # After a minute copies are stuck. Alertmanager holds that back while BrokerDown fires; it may be told once the
+    # broker is back, for as long as what waited is being done.
+    also = ("ImportStuck", "FinalizationStuck", "QueueBacklog")
     pages = ("broker-down",)
     pressure = 1
     hold_seconds = 30.0
