@@ -8,6 +8,7 @@ the same moment. Objects are immutable and named by their content, so they may b
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ _VARIABLES = {
     "host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER", "password": "PGPASSWORD",
     "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT",
 }  # fmt: skip
+_COLUMN_OPTIONS = re.compile(r"^ALTER TABLE ONLY \S+ ALTER COLUMN \S+ SET \([^;\n]*\);\n", re.MULTILINE)
 _TABLES = (
     "SELECT n.nspname || '.' || c.relname, format('%%I.%%I', n.nspname, c.relname) FROM pg_class c"
     " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = ANY(%s) ORDER BY 1"
@@ -87,9 +89,24 @@ def load(settings: DatabaseSettings, program: Callable[[int, str], str], dump: P
         for room in installation.ROOMS:
             make_roles(connection, settings, room)
     url = migrate_url(settings)
+    restore = [program(major, "pg_restore"), "--exit-on-error", "--no-password"]
+    tables_made = without_column_options(
+        _run([*restore, "--section=pre-data", "--file=-", str(dump)], url, "BACKUP_LOAD_FAILED")
+    )
+    psql = [program(major, "psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]
+    _run(psql, url, "BACKUP_LOAD_FAILED", typed=tables_made)
     database = conninfo.conninfo_to_dict(url)["dbname"]
-    argv = [program(major, "pg_restore"), "--exit-on-error", "--no-password", f"--dbname={database}", str(dump)]
-    _run(argv, url, "BACKUP_LOAD_FAILED")
+    rest = ["--section=data", "--section=post-data", f"--dbname={database}", str(dump)]
+    _run([*restore, *rest], url, "BACKUP_LOAD_FAILED")
+
+
+def without_column_options(script: str) -> str:
+    """Leave the options of columns out of a script of pg_restore.
+
+    No migration sets one. What is found there is a server's own note (PostgreSQL 15.20 of Debian keeps `pg_attver`
+    there), and any other server, the one of the trial too, refuses to make the table with it.
+    """
+    return _COLUMN_OPTIONS.sub("", script)
 
 
 def counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
@@ -174,11 +191,12 @@ def _row(connection: psycopg.Connection[Any], statement: str) -> tuple[Any, ...]
     return tuple(found)
 
 
-def _run(argv: Sequence[str], url: str, reason: str) -> None:
+def _run(argv: Sequence[str], url: str, reason: str, *, typed: str = "") -> str:
     # By environment and not by arguments, which every user of the machine can read.
     given = conninfo.conninfo_to_dict(url)
     names = {_VARIABLES[key]: str(value) for key, value in given.items() if key in _VARIABLES and value}
     env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "PGCONNECT_TIMEOUT": "5", **names}
-    done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, env=env, input=typed, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Invalid(reason, f"{Path(argv[0]).name} failed: {done.stderr.strip()[-800:]}")
+    return done.stdout
