@@ -1,7 +1,7 @@
 """The image of the data services that the test cluster runs beside the product: no part of the chart.
 
-One Debian image with PostgreSQL 15, RabbitMQ, nginx, Prometheus, Alertmanager, curl, and from the cluster's binaries
-the S3 server (versitygw) and the Prometheus Operator's config reloader. A pod chooses the program by its command; all
+One Debian image with PostgreSQL 15, RabbitMQ, nginx, Alertmanager, curl, and from the cluster's binaries the S3 server
+(versitygw), Prometheus and the Prometheus Operator's config reloader. A pod chooses the program by its command; all
 of them are on PATH, and user `services` (10002) can run each of them. Call:
 
     archive = backing_image.build(ensure_binaries())
@@ -27,7 +27,7 @@ from korrigo_images.rootfs import Recipe, debian_rootfs, locked, tool_cache
 SERVICES_IMAGE = "localhost/korrigo-test/services:1"
 SERVICES_USER = 10002
 # from the cluster's binaries, into /usr/local/bin
-PROGRAMS = ("versitygw", "prometheus-config-reloader")
+PROGRAMS = ("versitygw", "prometheus", "prometheus-config-reloader")
 POSTGRES_BIN = "/usr/lib/postgresql/15/bin"
 RABBITMQ_BIN = "/usr/lib/rabbitmq/bin"
 
@@ -38,7 +38,6 @@ RECIPE = Recipe(
         "curl",
         "nginx-light",
         "postgresql-15",
-        "prometheus",
         "prometheus-alertmanager",
         "rabbitmq-server",
         "tini",
@@ -49,7 +48,6 @@ RECIPE = Recipe(
         "/usr/lib/llvm-14/*",
         "/usr/lib/postgresql/15/lib/bitcode/*",
         "/usr/lib/postgresql/15/lib/llvmjit*",
-        "/usr/bin/promtool",
     ),
     before=(
         # Debian's package would make a database of its own in the image

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from cluster import product_images
+from cluster.binaries import ensure_binaries
 from cluster.clustered import Clustered, save_logs
+from cluster.command import cluster_folder
 from cluster.installation import Installation
 from cluster.network import Watch
 from cluster.node import Node
@@ -29,6 +31,8 @@ ORDER = (
 )  # fmt: skip
 BUILD_SECONDS = 5400
 KEEP = "KORRIGO_TEST_KEEP_HOMES"
+# "1": the cluster that `make cluster` left running is used and left, so that one test can be tried in seconds
+USE_RUNNING = "KORRIGO_TEST_RUNNING_CLUSTER"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -49,6 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster_node() -> Iterator[Node]:
     """A cluster of one node, with the images of everything on it."""
+    if os.environ.get(USE_RUNNING) == "1":
+        yield Node(cluster_folder(), ensure_binaries())
+        return
     try:
         node = Node.create()
         images = product_images.archives(node.plan.binaries)
