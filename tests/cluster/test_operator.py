@@ -44,15 +44,18 @@ def test_a_stuck_copy_is_listed_healed_and_resolved(
         gone = ("wait", "pod", "-l", "app.kubernetes.io/component=render-worker", "--for=delete", "--timeout=120s")
         installation.kubectl(*gone, seconds=150)
         Marker(admin, Ledger(), random.Random(1)).mark(ready, QUESTIONS)
-        found = wait_for(
-            "the stuck copy in kubectl", lambda: _stuck(installation, copy_id), seconds=240, every_seconds=2
-        )
+        # by both at any time: what the operator has just tried again counts as moving for a while
+        told: list[str] = []
+
+        def seen_by_both() -> Json | None:
+            told.extend(instance.cli("stuck", "--json").stdout.splitlines())
+            return _stuck(installation, copy_id) if copy_id in "".join(told) else None
+
+        found = wait_for("the stuck copy in kubectl and the CLI", seen_by_both, seconds=300, every_seconds=2)
         assert (found["spec"]["stage"], found["spec"]["exam"]) == ("finalize", exam["id"])
         assert found["spec"]["anonymousId"] == ready["anonymous_id"]
         listed = installation.kubectl("get", "stuck")
         assert found["metadata"]["name"] in listed, listed
-        told = instance.cli("stuck", "--json")
-        assert copy_id in told.stdout, told.stdout + told.stderr
     finally:
         installation.kubectl("scale", deployment, "--replicas=1")
     admin.wait_graded(copy_id, seconds=240)
