@@ -19,7 +19,9 @@ pytest.register_assert_rewrite("harness")
 pytest_plugins = ["harness.fixtures"]
 
 TESTS = Path(__file__).resolve().parent
-ORDER = ("unit", "contract", "chart", "harness", "integration", "operating", "e2e", "drills", "chaos", "bench")
+ORDER = (
+    "unit", "contract", "chart", "harness", "integration", "operating", "images", "e2e", "drills", "chaos", "bench",
+)  # fmt: skip
 # What these need is built from Go modules where it never was, and whichever test comes first waits for it: minutes on
 # an idle machine, far more beside other work. (tests/cluster gives its own the time.)
 BUILT_FOR = ("chart", "operating")
