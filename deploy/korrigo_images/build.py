@@ -2,7 +2,7 @@
 
 Called by `make images` and by the tests. From Python:
 
-    built = korrigo_images.build.build()      # about two minutes cold, a few seconds when nothing changed
+    built = korrigo_images.build.build()      # minutes cold, seconds when nothing changed (docs/guides/images.md)
     built.archive                             # one OCI archive: ctr -n k8s.io images import ARCHIVE takes all six
     built.references["grading"]               # localhost/korrigo/grading:0.1.0
 

@@ -41,9 +41,12 @@ class ApiServer:
         self._trusted = ssl.create_default_context(cafile=str(self._pki / "ca.crt"))
         self._trusted.load_cert_chain(str(self._pki / "admin.crt"), str(self._pki / "admin.key"))
         self._children = [self._etcd(), self._api_server(), self._controllers()]
-        for child in self._children:
+        *servers, controllers = self._children
+        for child in servers:
             child.start()
         self.wait()
+        # not before: it gives up for good when the API server is not ready within 10 s
+        controllers.start()
 
     @property
     def url(self) -> str:
@@ -98,6 +101,10 @@ class ApiServer:
         """Kill the API server, and start it again."""
         self._children[1].kill()
         self._children[1].start()
+
+    def told(self) -> str:
+        """Return what each of its programs said last, and whether it runs."""
+        return "\n".join(f"{one.name}, {one.is_running()=}:\n{one.tail(25)}" for one in self._children)
 
     def stop(self) -> None:
         """End everything."""

@@ -409,6 +409,7 @@ def test_a_namespace_with_all_four_kinds_goes_at_once(operators: Operators, desk
             operators.api.kubectl("delete", "namespace", NAMESPACE, "--timeout=100s")
         except (AssertionError, subprocess.TimeoutExpired):
             left = operators.kubectl("get", "korrigo", "-o", "name")
-            pytest.fail(f"the namespace hangs with {left}")
+            state = operators.kubectl("get", "namespace", NAMESPACE, "-o", "jsonpath={.status}")
+            pytest.fail(f"the namespace hangs with {left}\n{state}\n{operators.api.told()}")
     rooms.sql("DELETE FROM grading.alert_groups")
     operators.make_namespace()
