@@ -40,6 +40,11 @@ def broker_url(settings: Settings) -> str:
     return "pgmq://localhost" if is_pgmq(settings) else settings.broker.url.get_secret_value()
 
 
+def transport(settings: Settings) -> str | None:
+    """Return the class that kombu and Celery talk by; None = the one of the URL."""
+    return "korrigo_kit.pgmq_transport:Transport" if is_pgmq(settings) else None
+
+
 def transport_options(settings: Settings) -> dict[str, Any]:
     """Return kombu's transport options for the configured broker."""
     if not is_pgmq(settings):
@@ -90,7 +95,11 @@ def pgmq_conninfo(settings: Settings) -> str:
 def connection(settings: Settings) -> kombu.Connection:
     """Make a kombu connection; it connects when first used."""
     return kombu.Connection(
-        broker_url(settings), transport_options=transport_options(settings), heartbeat=10, connect_timeout=5
+        broker_url(settings),
+        transport=transport(settings),
+        transport_options=transport_options(settings),
+        heartbeat=10,
+        connect_timeout=5,
     )
 
 

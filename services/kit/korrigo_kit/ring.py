@@ -20,6 +20,7 @@ def celery_app(settings: Settings, rooms: Sequence[str]) -> Celery:
     """Build the Celery app of these rooms' queues (reliability.md 1, recommended configuration)."""
     app = Celery("korrigo", broker=broker.broker_url(settings))
     app.conf.update(
+        broker_transport=broker.transport(settings),
         broker_transport_options=broker.transport_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
