@@ -99,7 +99,8 @@ test: check ## Install what tests need, run every check and every test at its CI
 ifeq ($(SIDE_BY_SIDE),)
 	@$(BIN)/python -m pytest $(TESTS)
 else
-	@status=0; note() { [ $$1 = 5 ] || status=$$1; }; : '5: none of the tests asked for is of this kind'; \
+	@$(cluster_ahead); \
+	status=0; note() { [ $$1 = 5 ] || status=$$1; }; : '5: none of the tests asked for is of this kind'; \
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(TESTS) || note $$?; \
 	$(BIN)/python -m pytest -m alone $(TESTS) || note $$?; exit $$status
 endif
@@ -157,8 +158,13 @@ soak: test-setup ## Run the tests at the full figures that the issues name (long
 	@KORRIGO_TEST_SOAK=1 $(BIN)/python -m pytest --timeout=0 -o faulthandler_timeout=0 $(TESTS)
 
 # ------------------------------------------------------------------------------------------ a cluster of one node
-# GOFLAGS=-p=1 keeps a cold build off the other cores.
 cluster = PYTHONPATH=tests:deploy $(BIN)/python -m
+
+# What the cluster's tests need is made while the others run, on what they leave of the machine (cold: many minutes);
+# those tests wait for its locks. It ends with the run, and its log stays.
+cluster_ahead = if [ -z "$(TESTS)" ] && [ "$$(id -u)" = 0 ]; then mkdir -p $(CACHE); set -m; \
+	  GOFLAGS=-p=1 $(cluster) cluster.product_images --behind </dev/null >$(CACHE)/cluster-ahead.log 2>&1 & \
+	  ahead=$$!; set +m; trap "kill -- -$$ahead 2>/dev/null || true" EXIT; fi
 
 .PHONY: cluster-bin
 cluster-bin: ## Build the Kubernetes of the tests (kubectl, helm too) once; print its folder

@@ -20,11 +20,14 @@ pytest_plugins = ["harness.fixtures"]
 
 TESTS = Path(__file__).resolve().parent
 ORDER = (
-    "unit", "contract", "chart", "harness", "integration", "operating", "images", "e2e", "drills", "chaos", "bench",
+    "unit", "contract", "chart", "harness", "integration", "operating", "images", "e2e", "drills", "chaos", "cluster",
+    "bench",
 )  # fmt: skip
 # What these need is built from Go modules where it never was, and whichever test comes first waits for it: minutes on
 # an idle machine, far more beside other work. (tests/cluster gives its own the time.)
 BUILT_FOR = ("chart", "operating")
+# What kills at random, and what is a machine of its own beside ours.
+ALONE = ("chaos", "cluster")
 BUILD_SECONDS = 5400
 HANDED_OVER = "skipped_modules"
 IS_CI = os.environ.get("CI", "").lower() in {"1", "true"}
@@ -41,11 +44,11 @@ def _folder_rank(item: pytest.Item) -> int:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Run folder by folder, from the quickest to the longest; what kills at random runs alone."""
+    """Run folder by folder, from the quickest to the longest; what needs the machine for itself runs alone."""
     waiting: set[Path] = set()
     for item in items:
         rank = _folder_rank(item)
-        if rank == ORDER.index("chaos"):
+        if rank in map(ORDER.index, ALONE):
             item.add_marker(pytest.mark.alone)
         if rank in map(ORDER.index, BUILT_FOR) and item.path not in waiting:
             waiting.add(item.path)
