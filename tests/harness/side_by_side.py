@@ -1,8 +1,8 @@
 """How tests are shared out when two processes run them: `make test SIDE_BY_SIDE="-n 2"`.
 
 A file stays with one process, so that what its tests share is made once. The end-to-end tests that share the running
-product stay together too, one process for each mode. Everything else a test needs (servers, homes, ports) is its own
-process's, and no test may look for what another one could have made.
+product stay together too, one process for each mode, and so do all tests of the one cluster. Everything else a test
+needs (servers, homes, ports) is its own process's, and no test may look for what another one could have made.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class FilesAndModes(LoadScopeScheduling):  # type: ignore[misc]
 def scope_of(nodeid: str) -> str:
     """Name what must stay together with a test."""
     path = nodeid.partition("::")[0]
+    if "/cluster/" in f"/{path}":
+        return "the cluster"
     mode = _MODE.search(nodeid)
     return f"the {mode[1]} instance" if mode and "/e2e/" in f"/{path}" else path
 
