@@ -103,6 +103,14 @@ class SkipGuard:
             terminalreporter.write_line(f"REFUSED SKIP (CI): {node}", red=True)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have measured (`record_property("told", text)`), whichever process ran them."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for text in (text for name, text in report.user_properties if name == "told"):
+            terminalreporter.section(report.nodeid)
+            terminalreporter.write_line(str(text))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Guard against skips in CI only: at a desk a missing program is no failure."""
     if IS_CI:

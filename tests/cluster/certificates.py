@@ -98,9 +98,7 @@ def _write_pair(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certif
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     path.touch(mode=0o600)
     path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
 
 
@@ -119,9 +117,7 @@ def write_service_account_keys(folder: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     _write_key(folder / "service-accounts.key", key)
     # the API server reads no public key out of a PKCS 8 private one
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (folder / "service-accounts.pub").write_bytes(public)
 
 

@@ -76,9 +76,7 @@ def watch(cluster_node: Node) -> Iterator[Watch]:
 
 
 @pytest.fixture(scope="session")
-def installation(
-    cluster_node: Node, watch: Watch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Installation]:
+def installation(cluster_node: Node, watch: Watch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """The product on that cluster, with its gateway open."""
     made = Installation(cluster_node.kube, cluster_node)
     try:
@@ -123,5 +121,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.when == "call":
         item.failed = report.failed  # type: ignore[attr-defined]
     return report
-
-

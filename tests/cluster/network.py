@@ -156,9 +156,7 @@ class Policies:
         rules = [rule for spec in selecting for rule in spec.get(key) or []]
         if not selecting:
             return True
-        return any(
-            self._has_port(rule, target, port) and self._has_peer(rule.get(peers), other) for rule in rules
-        )
+        return any(self._has_port(rule, target, port) and self._has_peer(rule.get(peers), other) for rule in rules)
 
     @staticmethod
     def _has_port(rule: Json, target: Party | None, port: int) -> bool:

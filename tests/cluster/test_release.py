@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,11 +83,8 @@ def test_the_backup_job_makes_a_backup_that_verifies(installation: Installation,
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def test_figures(installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures(installation: Installation, record_property: Callable[[str, object], None]) -> None:
     from cluster import report
 
     wait_for("every pod at rest", lambda: bool(installation.pods()), seconds=10)
-    with capsys.disabled():
-        print()
-        for line in report.lines(installation):
-            print(line)
+    record_property("told", "\n".join(report.lines(installation)))

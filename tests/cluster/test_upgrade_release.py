@@ -10,6 +10,7 @@ import random
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ def test_up_and_back_under_load_without_a_failed_action(
     instance: Clustered,
     admin: Client,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     load_next_release(installation, tmp_path)
     exam = admin.create_exam("While it changes", pages_per_booklet=1, questions=QUESTIONS)
@@ -151,8 +152,8 @@ def test_up_and_back_under_load_without_a_failed_action(
     for copy_id in load.finalised:
         ledger.graded(admin.wait_graded(copy_id, seconds=180))
     _is_whole(admin, instance, ledger, load.finalised)
-    with capsys.disabled():
-        print(f"\nupgrade and rollback: {len(load.finalised)} copies finalised, none failed, {load.retries} retries")
+    told = f"upgrade and rollback: {len(load.finalised)} copies finalised, none failed, {load.retries} retries"
+    record_property("told", told)
 
 
 def _images_are(installation: Installation, tag: str) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def _parameter(kind: type[Drill]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def told(pytestconfig: pytest.Config) -> dict[str, Any]:
+def told() -> dict[str, Any]:
     """Run all drills once and return what the command told."""
     words = [str(KORRIGO), "drill", "--json", *(("--hold", "600") if IS_SOAK else ())]
     done = subprocess.run(
@@ -54,10 +55,6 @@ def told(pytestconfig: pytest.Config) -> dict[str, Any]:
     )
     assert done.stdout.startswith("{"), done.stdout[-2000:] + done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout)
-    results = [Result(**{key: value for key, value in item.items() if key != "is_passed"}) for item in found["drills"]]
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("", *table.lines(results, found["healthy_problems"]), sep="\n")
     return found
 
 
@@ -75,7 +72,11 @@ def test_what_is_expected_is_declared() -> None:
         assert item["what"] and item["cause"] and item["scenario"]
 
 
-def test_nothing_is_found_on_a_healthy_instance(told: dict[str, Any]) -> None:
+def test_nothing_is_found_on_a_healthy_instance(
+    told: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
+    results = [Result(**{key: value for key, value in item.items() if key != "is_passed"}) for item in told["drills"]]
+    record_property("told", "\n".join(table.lines(results, told["healthy_problems"])))
     assert told["healthy_problems"] == []
 
 
