@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from cluster.clustered import Clustered
 from cluster.installation import NAMESPACE, RELEASE, Installation
 from e2e.test_story import (
