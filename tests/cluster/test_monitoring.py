@@ -50,6 +50,10 @@ def test_every_room_worker_and_the_operator_is_scraped(installation: Installatio
     copies = _query(installation, "max by (status) (grading_copies_by_status)")
     assert {one["metric"]["status"] for one in copies} >= {"READY", "GRADED"}
 
+    (leading,) = _query(installation, "sum(korrigo_operator_leading)")
+    assert leading["value"][1] == "1"
+    assert _query(installation, "max(korrigo_operator_last_sweep_timestamp_seconds > 0)") != []
+
 
 def _component(pod: dict[str, Any]) -> str:
     return str(pod["metadata"]["labels"]["app.kubernetes.io/component"])
