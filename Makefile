@@ -102,7 +102,7 @@ else
 	@$(cluster_ahead); \
 	status=0; note() { [ $$1 = 5 ] || status=$$1; }; : '5: none of the tests asked for is of this kind'; \
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(TESTS) || note $$?; \
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m alone $(TESTS) || note $$?; exit $$status
+	$(BIN)/python -m pytest -m alone $(TESTS) || note $$?; exit $$status
 endif
 
 .PHONY: check

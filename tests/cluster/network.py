@@ -24,10 +24,11 @@ from cluster.plan import API_PORT, DNS_PORT, NODE_ADDRESS
 
 SAMPLE_SECONDS = 10
 NODE_PORTS = {DNS_PORT: "dns", API_PORT: "kubernetes"}
-# one line for each change of a pod: what it is, where it is, what it listens on
-_COLUMNS = (
-    "jsonpath={.metadata.namespace}{'\\t'}{.status.podIP}{'\\t'}{.metadata.labels}{'\\t'}"
-    "{.spec.containers[*].ports}{'\\n'}"
+# one line for each change of a pod: what it is, where it is, what it listens on; not between tabs, which kubectl turns
+# into spaces (no name, label or port holds this sign)
+_BETWEEN = "|"
+_COLUMNS = _BETWEEN.join(
+    ["jsonpath={.metadata.namespace}", "{.status.podIP}", "{.metadata.labels}", "{.spec.containers[*].ports}{'\\n'}"]
 )
 
 
@@ -89,7 +90,7 @@ class Watch:
     def _hear(self) -> None:
         assert self._pods.stdout is not None
         for line in self._pods.stdout:
-            columns = line.rstrip("\n").split("\t")
+            columns = line.rstrip("\n").split(_BETWEEN)
             if len(columns) == 4 and columns[1]:
                 self._know(*columns)
 

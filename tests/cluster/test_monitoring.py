@@ -143,12 +143,16 @@ def test_workers_down_is_told_and_told_to_be_over(
         scan_id = admin.upload(exam["id"], a4_scan(tmp_path / "w.pdf", [Label(91, 1, 1)]))["scan_id"]
         firing = wait_for(
             "WorkersDown at the webhook",
-            lambda: [labels for status, _, labels in _told(installation) if status == "firing"],
+            # nobody works on the room's other queue either, and which is told first is chance
+            lambda: [
+                labels
+                for status, _, labels in _told(installation)
+                if status == "firing" and labels["queue"] == "jobs.ingest"
+            ],
             seconds=180,
             every_seconds=2,
         )
         assert firing[0]["severity"] == "critical"
-        assert firing[0]["queue"] == "jobs.ingest"
         assert {name for _, name, _ in _told(installation)} == {"WorkersDown"}
     finally:
         installation.kubectl("scale", deployment, "--replicas=1")

@@ -33,7 +33,8 @@ QUESTIONS = {"q1": 8.0, "q2": 12.0}
 # the client's documented retry: the same key again, for at most this long in all
 PATIENCE_SECONDS = 30
 MARKERS = 2
-COPIES = 150
+# more than two markers finish while the release goes up and back
+COPIES = 400
 # between two of a marker's copies: a steady load, not as much as there can be
 PAUSE_SECONDS = 1.0
 
