@@ -86,6 +86,8 @@ class Watch:
         self._pods.wait()
         for thread in self._threads:
             thread.join(30)
+        assert self._pods.stdout is not None
+        self._pods.stdout.close()
 
     def _hear(self) -> None:
         assert self._pods.stdout is not None
