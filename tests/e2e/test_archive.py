@@ -8,10 +8,8 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -24,39 +22,6 @@ from harness.processes import wait_for
 
 WORDS = "Très bien Zélie"
 APPRECIATION = "Un travail de Zélie"
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    with Embedded() as running:
-        assert isinstance(running, Embedded)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def boss(own: Embedded) -> Iterator[Client]:
-    with Client(own.url, patience_seconds=20) as client:
-        yield client.login("admin", own.admin_password)
-
-
-@pytest.fixture(scope="module")
-def korrigo(own: Embedded) -> Iterator[CommandLine]:
-    with CommandLine(own.env, own.home) as command_line:
-        yield command_line
-
-
-def run(korrigo: CommandLine, *words: str, code: int = 0) -> Json:
-    done = korrigo(*words, "--json")
-    assert done.returncode == code, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
-
-
-def sql(own: Embedded, statement: str, *values: object) -> list[Any]:
-    with psycopg.connect((own.home / "secrets" / "database-url").read_text().strip()) as connection:
-        cursor = connection.execute(statement, values)
-        return cursor.fetchall() if cursor.description else []
 
 
 @dataclass(frozen=True)
@@ -144,10 +109,10 @@ def test_what_is_unfinished_or_damaged_destroys_nothing(
     assert refused.returncode == 4 and "EXAM_NOT_FINISHED" in refused.stderr
     boss.wait_scan(scan["scan_id"])
     assert korrigo(*words).returncode == 4 and not path.exists()
-    dry = run(korrigo, *words, "--skip-unfinished", "--dry-run")
+    dry = korrigo.json(*words, "--skip-unfinished", "--dry-run")
     assert [item["id"] for item in dry["items"]] == [world.first.exam_id, world.second.exam_id]
     assert korrigo("archive_old_exams", "--year", "2099", "--export", str(path)).returncode == 5
-    assert run(korrigo, "archive-old-exams", "--older-than", "9000d", "--export", str(path))["archived"] == 0
+    assert korrigo.json("archive-old-exams", "--older-than", "9000d", "--export", str(path))["archived"] == 0
     half(own, path, "export")
     whole = path.read_bytes()
     for place in (len(whole) // 2, len(whole) - 3):
@@ -185,18 +150,18 @@ def test_a_run_cut_short_goes_on_and_leaves_the_archive_alone(
             every_seconds=0.01,
         )
         process.send_signal(signal.SIGKILL)
-    done = run(korrigo, *words)
+    done = korrigo.json(*words)
     assert done["resumed"] is True and {item["id"] for item in done["items"]} == {
         world.first.exam_id, world.second.exam_id
     }  # fmt: skip
-    assert run(korrigo, *words)["archived"] == 0
+    assert korrigo.json(*words)["archived"] == 0
     assert path.read_bytes() == archive and done["sha256"] == hashlib.sha256(archive).hexdigest()
     _is_in_the_archive(path, world)
     _is_gone(own, boss, world)
     # the bytes that another exam holds too are there for it
     assert boss.send("GET", f"/api/copies/{world.young.copy_id}/final-pdf").content == world.young.final
     assert world.upload_sha256 in stored(own)
-    assert run(korrigo, "check_data_integrity")["is_sound"] is True
+    assert korrigo.json("check_data_integrity")["is_sound"] is True
     assert korrigo("audit", "verify").returncode == 0
     # a new run into the same file would destroy the old one
     boss.json("PATCH", f"/api/exams/{world.young.exam_id}", json={"date": "2025-07-01"})
@@ -206,7 +171,7 @@ def test_a_run_cut_short_goes_on_and_leaves_the_archive_alone(
 
 def _is_nameless(own: Embedded, world: World) -> bool:
     ids = [world.first.scan_id, world.second.scan_id]
-    return bool(sql(own, "SELECT 1 FROM ingest.scans WHERE id = ANY(%s::uuid[]) AND filename = ''", ids))
+    return bool(own.sql("SELECT 1 FROM ingest.scans WHERE id = ANY(%s::uuid[]) AND filename = ''", ids))
 
 
 def _is_in_the_archive(path: Path, world: World) -> None:
@@ -244,24 +209,23 @@ def check_leaves(records: list[Json]) -> None:
 
 def _is_gone(own: Embedded, boss: Client, world: World) -> None:
     rooms = ("ingest", "grading", "render")
-    named = {row[0] for room in rooms for row in sql(own, f"SELECT sha256 FROM {room}.blob_refs")}
+    named = {row[0] for room in rooms for row in own.sql(f"SELECT sha256 FROM {room}.blob_refs")}
     assert stored(own) <= named, "content is there that nobody names"
     for one in (world.first, world.second):
         for path in (f"/api/exams/{one.exam_id}", f"/api/copies/{one.copy_id}", f"/api/copies/{one.copy_id}/final-pdf"):
             assert boss.http.get(path).status_code == 404, path
         ids = [one.copy_id]
         for table in ("annotations", "scores"):
-            assert sql(own, f"SELECT 1 FROM grading.{table} WHERE copy_id = ANY(%s::uuid[])", ids) == []
-        copy = sql(own, "SELECT status, final_score FROM grading.copies WHERE id = %s", one.copy_id)
+            assert own.sql(f"SELECT 1 FROM grading.{table} WHERE copy_id = ANY(%s::uuid[])", ids) == []
+        copy = own.sql("SELECT status, final_score FROM grading.copies WHERE id = %s", one.copy_id)
         assert copy == [("GRADED", None)]
-        assert sql(own, "SELECT filename FROM ingest.scans WHERE id = %s", one.scan_id) == [("",)]
+        assert own.sql("SELECT filename FROM ingest.scans WHERE id = %s", one.scan_id) == [("",)]
         assert boss.audit(one.copy_id)[0]["action"] == "IMPORT"
         _wait_told(boss, one.copy_id)
     acts = "SELECT actor_id FROM audit.records WHERE action = 'ARCHIVE' AND subject_id = %s"
-    actors = sql(own, acts, world.second.copy_id)
+    actors = own.sql(acts, world.second.copy_id)
     assert actors == [(boss.user["id"],)]
-    reason = sql(
-        own,
+    reason = own.sql(
         "SELECT 1 FROM grading.event_texts t JOIN audit.records r ON r.id = t.event_id WHERE r.subject_id = %s",
         world.first.copy_id,
     )
@@ -274,7 +238,7 @@ def _wait_told(boss: Client, copy_id: str) -> None:
 
 def test_the_trail_is_taken_out_whole(korrigo: CommandLine, world: World, tmp_path: Path) -> None:
     out = tmp_path / "trail.jsonl"
-    made = run(korrigo, "audit", "export", "--out", str(out))
+    made = korrigo.json("audit", "export", "--out", str(out))
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert made["records"] == len(records) > 20 and out.stat().st_mode & 0o777 == 0o600
     check_leaves(records)
@@ -292,15 +256,15 @@ def test_an_act_that_nobody_told_is_told_afterwards(
     refused = korrigo(*words)
     assert refused.returncode == 4 and "EVENT_NOT_MISSING" in refused.stderr
     # gone from the trail and from the room that wrote it, as no flow would do
-    with psycopg.connect((own.home / "secrets" / "database-url").read_text().strip()) as connection:
+    with psycopg.connect(own.database_url()) as connection:
         connection.execute("ALTER TABLE audit.records DISABLE TRIGGER records_keep")
         connection.execute("DELETE FROM audit.records WHERE subject_id = %s AND action = 'VALIDATE'", (copy_id,))
         connection.execute("ALTER TABLE audit.records ENABLE TRIGGER records_keep")
         connection.execute("DELETE FROM grading.outbox WHERE subject_id = %s AND action = 'VALIDATE'", (copy_id,))
     assert korrigo("audit", "backfill", copy_id, "VALIDATE", "--reason", "x", "--as", "nobody").returncode == 3
-    assert run(korrigo, *words, "--dry-run")["status"] == "GRADED"
+    assert korrigo.json(*words, "--dry-run")["status"] == "GRADED"
     assert "VALIDATE" not in [event["action"] for event in boss.audit(copy_id)]
-    run(korrigo, *words)
+    korrigo.json(*words)
     told = wait_for(
         "the act",
         lambda: next((event for event in boss.audit(copy_id) if event["action"] == "VALIDATE"), None),

@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import psutil
 import psycopg
@@ -18,14 +17,6 @@ from harness.processes import NotReady, clean_environment, wait_for
 from korrigo import installation
 
 HEAVY = {"pydantic", "sqlalchemy", "psycopg", "celery", "kombu", "grpc", "fastapi", "rich", "httpx", "cryptography"}
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    """An instance whose accounts these tests may change."""
-    with Embedded() as running:
-        assert isinstance(running, Embedded)
-        yield running
 
 
 def _json(own: Embedded, *words: str) -> dict[str, object]:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-import psycopg
-import pytest
 
 from harness.client import Client, Json
 from harness.command_line import CommandLine
@@ -20,33 +16,6 @@ from korrigo.backup import trial
 
 # Names that a bundle must not hold, wherever they were typed.
 TEACHER, EMAIL, EXAM, PUPIL = "Odile-Quatremer", "odile.q@lycee.example", "Baccalauréat blanc de Zélie", "ZAMPANO_Zélie"
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    with Embedded() as running:
-        assert isinstance(running, Embedded)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def boss(own: Embedded) -> Iterator[Client]:
-    with Client(own.url, patience_seconds=20) as client:
-        yield client.login("admin", own.admin_password)
-
-
-@pytest.fixture(scope="module")
-def korrigo(own: Embedded) -> Iterator[CommandLine]:
-    with CommandLine(own.env, own.home) as command_line:
-        yield command_line
-
-
-def run(korrigo: CommandLine, *words: str, code: int = 0) -> Json:
-    done = korrigo(*words, "--json")
-    assert done.returncode == code, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
 
 
 def notify(boss: Client, name: str, start: datetime, end: datetime | None = None) -> None:
@@ -66,25 +35,25 @@ def test_from_the_alert_to_the_closed_report(own: Embedded, korrigo: CommandLine
     missing = korrigo("incident", "new", "--alert", "WorkersDown")
     assert missing.returncode == 3 and "ALERT_NOT_FOUND" in missing.stderr
     notify(boss, "WorkersDown", start)
-    assert run(korrigo, "incident", "new", "--dry-run")["alertname"] == "WorkersDown"
-    assert run(korrigo, "incident", "list")["items"] == []
-    begun = run(korrigo, "incident", "new", "--alert", "WorkersDown")
+    assert korrigo.json("incident", "new", "--dry-run")["alertname"] == "WorkersDown"
+    assert korrigo.json("incident", "list")["items"] == []
+    begun = korrigo.json("incident", "new", "--alert", "WorkersDown")
     assert (begun["priority"], begun["level"], begun["severity"]) == ("P0", 3, "critical")
     assert begun["id"] == f"{start:%Y-%m-%d-%H-%M}-workers-down" and begun["unasked"] == []
     # the same alerts are the same incident, whoever asks again
-    assert run(korrigo, "incident", "new")["id"] == begun["id"]
+    assert korrigo.json("incident", "new")["id"] == begun["id"]
 
-    run(korrigo, "queue", "status")
-    run(korrigo, "read-only", "on")
-    run(korrigo, "read-only", "off")
-    run(korrigo, "unlock_expired_copies")
+    korrigo.json("queue", "status")
+    korrigo.json("read-only", "on")
+    korrigo.json("read-only", "off")
+    korrigo.json("unlock_expired_copies")
     refused = korrigo("incident", "close", "latest", "--cause", "the disk was full")
     assert refused.returncode == 4 and "ALERT_STILL_FIRING" in refused.stderr
     notify(boss, "WorkersDown", start, datetime.now(UTC))
 
     def told() -> Json | None:
         """Audit has heard of the switch."""
-        found = run(korrigo, "incident", "show", "latest")
+        found = korrigo.json("incident", "show", "latest")
         texts = [entry["text"] for entry in found["timeline"] if entry["kind"] == "act"]
         return found if any(text.startswith("READ_ONLY (off)") for text in texts) else None
 
@@ -93,8 +62,8 @@ def test_from_the_alert_to_the_closed_report(own: Embedded, korrigo: CommandLine
     assert [line for line in lines if line.startswith("alert")] == ["alert WorkersDown: Nobody works"]
     assert any(line.startswith("command queue status --json (exit 0") for line in lines)
     assert shown["ended_at"] is not None
-    closed = run(
-        korrigo, "incident", "close", "latest", "--cause", "the disk was full", "--action", "a larger disk",
+    closed = korrigo.json(
+        "incident", "close", "latest", "--cause", "the disk was full", "--action", "a larger disk",
         "--lesson", "watch it",
     )  # fmt: skip
     text = Path(closed["report"]).read_text()
@@ -107,8 +76,8 @@ def test_from_the_alert_to_the_closed_report(own: Embedded, korrigo: CommandLine
     french = korrigo("incident", "show", closed["id"], "--lang", "fr")
     assert french.returncode == 0 and "Alerte détectée (WorkersDown)" in french.stdout, french.stderr
     assert korrigo("incident", "show", closed["id"], "--lang", "de").returncode == 5
-    assert run(korrigo, "incident", "list", "--open")["items"] == []
-    assert [one["status"] for one in run(korrigo, "incident", "list")["items"]] == ["closed"]
+    assert korrigo.json("incident", "list", "--open")["items"] == []
+    assert [one["status"] for one in korrigo.json("incident", "list")["items"]] == ["closed"]
     assert korrigo("incident", "close", closed["id"]).returncode == 4
 
 
@@ -148,7 +117,7 @@ def test_the_evidence_holds_what_helps_and_no_name_and_no_secret(
         line = {"timestamp": datetime.now(UTC).isoformat(), "level": "ERROR", "secret_field": "x"}
         line["message"] = f"{TEACHER.upper()} wrote to {EMAIL}"
         log.write(json.dumps(line) + "\n" + f"not json: {PUPIL}\n")
-    made = run(korrigo, "incident", "snapshot", "--since", "1h", "--to", str(tmp_path / "bundle.tar.gz"))
+    made = korrigo.json("incident", "snapshot", "--since", "1h", "--to", str(tmp_path / "bundle.tar.gz"))
     assert made["missing"] == {} and made["knows_names"] is True
     path = Path(made["path"])
     assert path.stat().st_mode & 0o777 == 0o600
@@ -175,38 +144,37 @@ def test_the_evidence_holds_what_helps_and_no_name_and_no_secret(
 def test_isolation_keeps_evidence_refuses_changes_and_ends_sessions(own: Embedded, korrigo: CommandLine) -> None:
     with Client(own.url, patience_seconds=20) as someone:
         someone.login("admin", own.admin_password)
-        begun = run(korrigo, "incident", "new", "--title", "Somebody got in", "--priority", "P0")
-        dry = run(korrigo, "incident", "isolate", "--dry-run")
+        begun = korrigo.json("incident", "new", "--title", "Somebody got in", "--priority", "P0")
+        dry = korrigo.json("incident", "isolate", "--dry-run")
         assert dry["sessions"] >= 1 and dry["was_read_only"] is False
         assert someone.http.get("/api/me").status_code == 200
-        done = run(korrigo, "incident", "isolate")
+        done = korrigo.json("incident", "isolate")
         assert done["sessions"] == dry["sessions"] and Path(done["evidence"]).exists()
         wait_for("the session ends", lambda: someone.http.get("/api/me").status_code == 401, seconds=5)
         someone.login("admin", own.admin_password)
         answer = someone.http.post("/api/exams", json={})
         assert (answer.status_code, answer.json()["reason"]) == (503, "READ_ONLY")
         notify(someone, "BrokerDown", datetime.now(UTC))
-        assert run(korrigo, "incident", "isolate", "--no-evidence")["was_read_only"] is True
-        assert run(korrigo, "incident", "isolate", "--end")["was_read_only"] is True
-        assert run(korrigo, "incident", "isolate", "--end")["was_read_only"] is False
+        assert korrigo.json("incident", "isolate", "--no-evidence")["was_read_only"] is True
+        assert korrigo.json("incident", "isolate", "--end")["was_read_only"] is True
+        assert korrigo.json("incident", "isolate", "--end")["was_read_only"] is False
         someone.login("admin", own.admin_password)
         wait_for("changes", lambda: someone.http.post("/api/exams", json={}).status_code == 422, seconds=5)
-    shown = run(korrigo, "incident", "show", begun["id"])
+    shown = korrigo.json("incident", "show", begun["id"])
     assert [done["evidence"] in text for text in shown["snapshots"]] == [True]
-    with psycopg.connect((own.home / "secrets" / "database-url").read_text().strip()) as connection:
-        rows = connection.execute(
-            "SELECT action, convert_from(leaf, 'UTF8')::jsonb -> 'metadata' ->> 'evidence_sha256' FROM grading.outbox"
-            " WHERE action IN ('ISOLATED', 'ISOLATION_ENDED') ORDER BY source_seq"
-        ).fetchall()
+    rows = own.sql(
+        "SELECT action, convert_from(leaf, 'UTF8')::jsonb -> 'metadata' ->> 'evidence_sha256' FROM grading.outbox"
+        " WHERE action IN ('ISOLATED', 'ISOLATION_ENDED') ORDER BY source_seq"
+    )
     assert [row[0] for row in rows] == ["ISOLATED", "ISOLATED", "ISOLATION_ENDED"]
     assert rows[0][1] in shown["snapshots"][0] and rows[1][1] == ""
 
 
 def test_an_incident_begins_and_keeps_evidence_while_everything_is_down(own: Embedded, korrigo: CommandLine) -> None:
     assert own.stop_cleanly(seconds=60) == 0
-    begun = run(korrigo, "incident", "new", "--title", "Nothing answers", "--priority", "P0", "--since", "20m")
+    begun = korrigo.json("incident", "new", "--title", "Nothing answers", "--priority", "P0", "--since", "20m")
     assert begun["level"] == 3 and begun["unasked"] != []
-    made = run(korrigo, "incident", "snapshot")
+    made = korrigo.json("incident", "snapshot")
     assert made["knows_names"] is False and {"metrics.txt", "alerts.json", "audit.jsonl"} <= set(made["missing"])
     assert {"config.json", "logs/api.jsonl", "doctor.json", "machine.json"} <= set(made["parts"])
     assert korrigo("incident", "close", begun["id"], "--cause", "a power cut").returncode == 0

@@ -7,54 +7,14 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import psycopg
-import pytest
 
 from harness.client import Client, Json, Lock, Refused, uuid7
 from harness.command_line import CommandLine
 from harness.instance import Embedded
 from harness.processes import wait_for
 from harness.ready import ready_copy
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    """An instance that these tests may break."""
-    with Embedded() as running:
-        assert isinstance(running, Embedded)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def boss(own: Embedded) -> Iterator[Client]:
-    with Client(own.url, patience_seconds=20) as client:
-        yield client.login("admin", own.admin_password)
-
-
-def sql(own: Embedded, statement: str, *values: object) -> list[Any]:
-    """Do something by hand that no flow would do."""
-    with psycopg.connect(own.database_url()) as connection:
-        cursor = connection.execute(statement, values)
-        return cursor.fetchall() if cursor.description else []
-
-
-@pytest.fixture(scope="module")
-def korrigo(own: Embedded) -> Iterator[CommandLine]:
-    with CommandLine(own.env, own.home) as command_line:
-        yield command_line
-
-
-def run(korrigo: CommandLine, *words: str, code: int = 0) -> Json:
-    """Run a command with --json and return its object."""
-    done = korrigo(*words, "--json")
-    assert done.returncode == code, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
 
 
 def marked(boss: Client, folder: Path, **exam: Any) -> tuple[str, Lock]:
@@ -71,7 +31,7 @@ def stored(own: Embedded, sha256: str) -> Path:
 
 
 def source_of(own: Embedded, copy_id: str) -> Path:
-    return stored(own, sql(own, "SELECT source_sha256 FROM grading.copies WHERE id = %s", copy_id)[0][0])
+    return stored(own, own.sql("SELECT source_sha256 FROM grading.copies WHERE id = %s", copy_id)[0][0])
 
 
 def told(boss: Client, copy_id: str, action: str, **facts: object) -> Json:
@@ -89,7 +49,7 @@ def test_lost_content_is_found_brought_back_and_the_copy_graded(
 ) -> None:
     copy_id, lock = marked(boss, tmp_path)
     out = tmp_path / "preview.pdf"
-    made = run(korrigo, "render", copy_id, "--out", str(out))
+    made = korrigo.json("render", copy_id, "--out", str(out))
     assert out.read_bytes().startswith(b"%PDF") and made["pages"] == 3
     source = source_of(own, copy_id)
     trash = own.home / "blobs" / "trash"
@@ -98,21 +58,21 @@ def test_lost_content_is_found_brought_back_and_the_copy_graded(
     boss.finalize(lock)
     assert boss.wait_copy(copy_id, ["GRADING_FAILED"])["grading_error_message"]
 
-    found = run(korrigo, "check_data_integrity", code=9)
+    found = korrigo.json("check_data_integrity", code=9)
     assert {"BLOB_MISSING"} == {f["code"] for f in found["findings"] if f["subject"] == source.name}
     assert found["is_sound"] is False
     refused = korrigo("render", copy_id, "--out", str(out))
     assert refused.returncode == 3 and "BLOB_NOT_FOUND" in refused.stderr
-    assert run(korrigo, "check-data-integrity", "--fix")["is_sound"] is True
+    assert korrigo.json("check-data-integrity", "--fix")["is_sound"] is True
     assert source.exists()
 
-    dry = run(korrigo, "retry_failed_tasks", "--kind", "finalize", "--since", "1h", "--dry-run")
+    dry = korrigo.json("retry_failed_tasks", "--kind", "finalize", "--since", "1h", "--dry-run")
     assert [item["id"] for item in dry["items"]] == [copy_id]
     assert boss.copy(copy_id)["status"] == "GRADING_FAILED"
-    assert run(korrigo, "retry_failed_tasks", "--as", "admin")["retried"] == 1
+    assert korrigo.json("retry_failed_tasks", "--as", "admin")["retried"] == 1
     assert boss.wait_graded(copy_id)["final_score"] == 17
     assert told(boss, copy_id, "FINALIZE", success=True)["actor_id"] == boss.user["id"]
-    exported = run(korrigo, "export", "annotations", copy_id)
+    exported = korrigo.json("export", "annotations", copy_id)
     assert [a["content"] for a in exported["annotations"]] == ["Très bien"]
     assert (exported["total"], exported["status"]) == (17, "GRADED")
 
@@ -127,20 +87,19 @@ def test_orphans_go_to_the_trash_after_two_looks_and_a_day(
     old = time.time() - 25 * 3600
     for path in (orphan, named):
         os.utime(path, (old, old))
-    first = run(korrigo, "cleanup_orphaned_files")
+    first = korrigo.json("cleanup_orphaned_files")
     assert (first["removed_count"], first["unnamed"]) == (0, 1)
-    sql(own, "UPDATE ingest.orphan_candidates SET first_seen_at = first_seen_at - interval '25 hours'")
-    dry = run(korrigo, "cleanup_orphaned_files", "--dry-run")
+    own.sql("UPDATE ingest.orphan_candidates SET first_seen_at = first_seen_at - interval '25 hours'")
+    dry = korrigo.json("cleanup_orphaned_files", "--dry-run")
     assert (dry["removed_count"], dry["due"]) == (0, 1) and orphan.exists()
     # Somebody stores the same bytes again: young, so not ours to remove.
     os.utime(orphan)
-    assert run(korrigo, "cleanup_orphaned_files")["removed_count"] == 0
+    assert korrigo.json("cleanup_orphaned_files")["removed_count"] == 0
     os.utime(orphan, (old, old))
-    assert run(korrigo, "cleanup-orphaned-files")["removed_count"] == 1
+    assert korrigo.json("cleanup-orphaned-files")["removed_count"] == 1
     assert not orphan.exists() and (own.home / "blobs" / "trash" / orphan.name).exists()
     assert named.exists()
-    [(written,)] = sql(
-        own,
+    [(written,)] = own.sql(
         "SELECT convert_from(leaf, 'UTF8')::jsonb -> 'metadata' FROM ingest.outbox WHERE action = 'ORPHANS_TRASHED'",
     )
     assert written == {"sha256": [orphan.name], "count": 1}
@@ -151,8 +110,7 @@ def test_a_silent_room_stops_the_orphan_sweep(korrigo: CommandLine, own: Embedde
     orphan.write_bytes(b"nobody names this either")
     old = time.time() - 25 * 3600
     os.utime(orphan, (old, old))
-    sql(
-        own,
+    own.sql(
         "INSERT INTO ingest.orphan_candidates VALUES (%s, clock_timestamp() - interval '2 days')"
         " ON CONFLICT (sha256) DO NOTHING",
         orphan.name,
@@ -165,40 +123,40 @@ def test_a_silent_room_stops_the_orphan_sweep(korrigo: CommandLine, own: Embedde
 
 def test_locks_end_by_force_and_by_age(korrigo: CommandLine, own: Embedded, boss: Client, tmp_path: Path) -> None:
     copy_id, _ = marked(boss, tmp_path)
-    held = run(korrigo, "force_unlock_copy", copy_id, "--reason", "Zoé is ill", "--dry-run")
+    held = korrigo.json("force_unlock_copy", copy_id, "--reason", "Zoé is ill", "--dry-run")
     assert held["holder"] == "admin" and boss.copy(copy_id)["status"] == "LOCKED"
-    run(korrigo, "force_unlock_copy", copy_id, "--reason", "Zoé is ill", "--as", "admin")
+    korrigo.json("force_unlock_copy", copy_id, "--reason", "Zoé is ill", "--as", "admin")
     assert boss.copy(copy_id)["status"] == "READY"
     forced = told(boss, copy_id, "UNLOCK", reason="forced")
     assert forced["actor_id"] == boss.user["id"] and "Zoé" not in json.dumps(forced, ensure_ascii=False)
     assert korrigo("force-unlock-copy", copy_id, "--reason", "again").returncode == 3
 
     boss.lock(copy_id)
-    sql(own, "UPDATE grading.copy_locks SET expires_at = clock_timestamp() WHERE copy_id = %s", copy_id)
-    run(korrigo, "unlock_expired_copies")
+    own.sql("UPDATE grading.copy_locks SET expires_at = clock_timestamp() WHERE copy_id = %s", copy_id)
+    korrigo.json("unlock_expired_copies")
     assert boss.copy(copy_id)["status"] == "READY"
 
     boss.lock(copy_id)
     ages = {"copy_locks": ("heartbeat_at", "copy_id"), "copies": ("locked_at", "id")}
     for table, (column, key) in ages.items():
-        sql(own, f"UPDATE grading.{table} SET {column} = {column} - interval '3 hours' WHERE {key} = %s", copy_id)
-    dry = run(korrigo, "recover_stuck_copies", "--dry-run")
+        own.sql(f"UPDATE grading.{table} SET {column} = {column} - interval '3 hours' WHERE {key} = %s", copy_id)
+    dry = korrigo.json("recover_stuck_copies", "--dry-run")
     assert [(item["copy_id"], item["reason"]) for item in dry["items"]] == [(copy_id, "HOLDER_SILENT")]
     assert boss.copy(copy_id)["status"] == "LOCKED"
-    run(korrigo, "recover_stuck_copies", "--locked-threshold", "120")
+    korrigo.json("recover_stuck_copies", "--locked-threshold", "120")
     assert boss.copy(copy_id)["status"] == "READY"
 
-    sql(own, "INSERT INTO grading.copy_locks SELECT %s, 1, %s, NULL, '', '', '', 99, 60, now(), now(), now()"
+    own.sql("INSERT INTO grading.copy_locks SELECT %s, 1, %s, NULL, '', '', '', 99, 60, now(), now(), now()"
         " + interval '1 hour'", copy_id, boss.user["id"])  # fmt: skip
-    found = run(korrigo, "check_data_integrity", "--quick", code=9)
+    found = korrigo.json("check_data_integrity", "--quick", code=9)
     assert [(f["code"], f["subject"]) for f in found["findings"]] == [("LOCK_WITHOUT_LOCKED", copy_id)]
-    assert run(korrigo, "check_data_integrity", "--quick", "--fix")["is_sound"] is True
+    assert korrigo.json("check_data_integrity", "--quick", "--fix")["is_sound"] is True
     told(boss, copy_id, "UNLOCK", reason="reconciled")
 
 
 def test_a_failed_import_is_done_again(korrigo: CommandLine, own: Embedded, boss: Client, tmp_path: Path) -> None:
     copy_id = str(ready_copy(boss, tmp_path)["id"])
-    [(scan_id,)] = sql(own, "SELECT scan_id::text FROM ingest.scan_copies WHERE copy_id = %s", copy_id)
+    [(scan_id,)] = own.sql("SELECT scan_id::text FROM ingest.scan_copies WHERE copy_id = %s", copy_id)
     # As a worker leaves it that failed three times before the pages were known.
     for statement in (
         "UPDATE ingest.jobs SET state = 'QUARANTINED', attempts = 3 WHERE subject_id = %s",
@@ -206,18 +164,18 @@ def test_a_failed_import_is_done_again(korrigo: CommandLine, own: Embedded, boss
         "DELETE FROM ingest.pages WHERE scan_id = %s",
         "UPDATE ingest.scan_copies SET assembly = 0, source_sha256 = NULL WHERE scan_id = %s",
     ):
-        sql(own, statement, scan_id)
-    sql(own, "ALTER TABLE grading.copies DISABLE TRIGGER copies_tell")
-    sql(own, "UPDATE grading.copies SET status = 'STAGING', assembly = 0, created_at = now() - interval '2 hours'"
+        own.sql(statement, scan_id)
+    own.sql("ALTER TABLE grading.copies DISABLE TRIGGER copies_tell")
+    own.sql("UPDATE grading.copies SET status = 'STAGING', assembly = 0, created_at = now() - interval '2 hours'"
         " WHERE id = %s", copy_id)  # fmt: skip
-    sql(own, "ALTER TABLE grading.copies ENABLE TRIGGER copies_tell")
-    dry = run(korrigo, "recover_stuck_copies", "--dry-run")
+    own.sql("ALTER TABLE grading.copies ENABLE TRIGGER copies_tell")
+    dry = korrigo.json("recover_stuck_copies", "--dry-run")
     assert [(item["copy_id"], item["done"]) for item in dry["items"]] == [(copy_id, "import tried again")]
     assert boss.scan(scan_id)["state"] == "FAILED"
-    assert run(korrigo, "recover-stuck-copies", "--staging-threshold", "60")["recovered"] == 1
+    assert korrigo.json("recover-stuck-copies", "--staging-threshold", "60")["recovered"] == 1
     assert boss.wait_scan(scan_id)["state"] == "DONE"
     assert boss.wait_copy(copy_id, ["READY"])["pages"]
-    actions = [row[0] for row in sql(own, "SELECT action FROM ingest.outbox WHERE subject_id = %s", scan_id)]
+    actions = [row[0] for row in own.sql("SELECT action FROM ingest.outbox WHERE subject_id = %s", scan_id)]
     assert "RETRY" in actions
 
 
@@ -227,10 +185,10 @@ def test_a_request_lost_between_rooms_is_fetched(
     copy_id, lock = marked(boss, tmp_path)
     with own.resting():
         boss.finalize(lock)
-        found = run(korrigo, "recover_stuck_copies", "--in-progress-threshold", "0")
+        found = korrigo.json("recover_stuck_copies", "--in-progress-threshold", "0")
         assert [(item["copy_id"], item["reason"]) for item in found["items"]] == [(copy_id, "NOT_RENDERED")]
-        assert sql(own, "SELECT state FROM render.renders WHERE copy_id = %s", copy_id) == [("REQUESTED",)]
-        waiting = run(korrigo, "queue", "status")
+        assert own.sql("SELECT state FROM render.renders WHERE copy_id = %s", copy_id) == [("REQUESTED",)]
+        waiting = korrigo.json("queue", "status")
         assert waiting["broker_up"] and waiting["rooms"]["render"]["jobs"]["render"]["READY"] == 1
     assert boss.wait_graded(copy_id)["final_score"] == 17
 
@@ -238,14 +196,14 @@ def test_a_request_lost_between_rooms_is_fetched(
 def test_read_models_come_back_from_events(korrigo: CommandLine, own: Embedded, boss: Client, tmp_path: Path) -> None:
     ready = ready_copy(boss, tmp_path)
     copy_id, exam_id = str(ready["id"]), str(ready["exam_id"])
-    sql(own, "DELETE FROM ingest.copy_access WHERE copy_id = %s", copy_id)
-    sql(own, "DELETE FROM ingest.exams WHERE exam_id = %s", exam_id)
-    sql(own, "DELETE FROM grading.outbox WHERE subject_id = %s", exam_id)  # as after a week
-    assert run(korrigo, "rebuild_index", "--dry-run")["applied"] == 0
-    done = run(korrigo, "rebuild_index")
+    own.sql("DELETE FROM ingest.copy_access WHERE copy_id = %s", copy_id)
+    own.sql("DELETE FROM ingest.exams WHERE exam_id = %s", exam_id)
+    own.sql("DELETE FROM grading.outbox WHERE subject_id = %s", exam_id)  # as after a week
+    assert korrigo.json("rebuild_index", "--dry-run")["applied"] == 0
+    done = korrigo.json("rebuild_index")
     assert done["retold"] == 1 and done["applied"] >= 2
-    assert sql(own, "SELECT status FROM ingest.copy_access WHERE copy_id = %s", copy_id) == [("READY",)]
-    assert sql(own, "SELECT version FROM ingest.exams WHERE exam_id = %s", exam_id) == [(1,)]
+    assert own.sql("SELECT status FROM ingest.copy_access WHERE copy_id = %s", copy_id) == [("READY",)]
+    assert own.sql("SELECT version FROM ingest.exams WHERE exam_id = %s", exam_id) == [(1,)]
 
 
 def test_logs_and_audit_tell_one_story(korrigo: CommandLine, own: Embedded, boss: Client, tmp_path: Path) -> None:
@@ -255,7 +213,7 @@ def test_logs_and_audit_tell_one_story(korrigo: CommandLine, own: Embedded, boss
     exam = boss.create_exam("Logs")
     scan = boss.upload(exam["id"], path, request_id=request_id)
     assert boss.wait_scan(scan["scan_id"])["state"] == "REJECTED"
-    found = run(korrigo, "logs", "grep", request_id)["items"]
+    found = korrigo.json("logs", "grep", request_id)["items"]
     assert {line["request_id"] for line in found} == {request_id}
     assert [line["timestamp"] for line in found] == sorted(line["timestamp"] for line in found)
     assert any("Async PDF import failed" in line["message"] for line in found)
@@ -282,8 +240,8 @@ def test_leftovers_are_removed_by_age_only(korrigo: CommandLine, own: Embedded) 
     for path in (old / "source.pdf", old):
         os.utime(path, (1, 1))
     try:
-        assert str(old) in run(korrigo, "cleanup_temp_files", "--dry-run")["paths"]
-        assert str(old) in run(korrigo, "cleanup_temp_files")["paths"]
+        assert str(old) in korrigo.json("cleanup_temp_files", "--dry-run")["paths"]
+        assert str(old) in korrigo.json("cleanup_temp_files")["paths"]
         assert not old.exists() and young.exists()
     finally:
         (young / "source.pdf").unlink()
@@ -294,9 +252,9 @@ def test_sessions_end_everywhere(korrigo: CommandLine, own: Embedded, boss: Clie
     boss.create_user("zoe", "a-long-password", ["marker"])
     with Client(own.url) as zoe:
         zoe.login("zoe", "a-long-password")
-        assert run(korrigo, "sessions", "clear", "--user", "zoe", "--dry-run")["sessions"] == 1
+        assert korrigo.json("sessions", "clear", "--user", "zoe", "--dry-run")["sessions"] == 1
         assert zoe.json("GET", "/api/me")["username"] == "zoe"
-        assert run(korrigo, "sessions", "clear", "--user", "zoe")["accounts"] == ["zoe"]
+        assert korrigo.json("sessions", "clear", "--user", "zoe")["accounts"] == ["zoe"]
 
         def is_refused() -> bool:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -23,18 +23,9 @@ _made = [700]
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    """An instance that these tests may hurt, with gauges and patience of a second or two."""
-    with Embedded({"KORRIGO_HTTP__METRICS_CACHE_SECONDS": "0.5", "KORRIGO_JOBS__STUCK_SECONDS": "2"}) as running:
-        assert isinstance(running, Embedded)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def admin(own: Embedded) -> Iterator[Client]:
-    """The administrator, who waits for a restarted part."""
-    with Client(own.url, patience_seconds=30) as client:
-        yield client.login("admin", own.admin_password)
+def own_env() -> Mapping[str, str]:
+    """Gauges and patience of a second or two."""
+    return {"KORRIGO_HTTP__METRICS_CACHE_SECONDS": "0.5", "KORRIGO_JOBS__STUCK_SECONDS": "2"}
 
 
 def scrape(own: Embedded) -> Scrape:
@@ -47,12 +38,12 @@ def scrape(own: Embedded) -> Scrape:
     return Scrape(wait_for("/metrics", answer, seconds=30))
 
 
-def upload(admin: Client, folder: Path) -> str:
+def upload(boss: Client, folder: Path) -> str:
     """Send a scan of one page; returns its id."""
     _made[0] += 1
-    exam = admin.create_exam(f"Metrics {_made[0]}")
+    exam = boss.create_exam(f"Metrics {_made[0]}")
     path = a4_scan(folder / f"{_made[0]}.pdf", [Label(_made[0], 1, 1)])
-    return str(admin.upload(exam["id"], path)["scan_id"])
+    return str(boss.upload(exam["id"], path)["scan_id"])
 
 
 def imported(page: Scrape) -> float:
@@ -78,9 +69,9 @@ def test_the_page_holds_the_contract_and_nothing_else(own: Embedded) -> None:
     assert page.get("http_requests_total", method="POST", path="/api/copies/{copy_id}/lock", status="500") == 0
 
 
-def test_counters_outlive_the_processes_that_counted(own: Embedded, admin: Client, tmp_path: Path) -> None:
+def test_counters_outlive_the_processes_that_counted(own: Embedded, boss: Client, tmp_path: Path) -> None:
     """Workers, pool children and the api die by SIGKILL: nothing falls, and nothing grows by itself."""
-    admin.wait_scan(upload(admin, tmp_path))
+    boss.wait_scan(upload(boss, tmp_path))
     wait_for("the import to be counted", lambda: imported(scrape(own)) == 1, seconds=20)
     before = scrape(own)
     files = len(list((own.home / "run" / "samples").glob("*.db")))
@@ -96,14 +87,14 @@ def test_counters_outlive_the_processes_that_counted(own: Embedded, admin: Clien
         grown = {s for s, number in after.counts().items() if number > before.counts().get(s, 0) + 1e-9}
         assert {name for name, _ in grown} <= {"http_requests_total", "http_request_duration_seconds_count"}
         before = after
-    admin.wait_scan(upload(admin, tmp_path))
+    boss.wait_scan(upload(boss, tmp_path))
     wait_for("the second import", lambda: imported(scrape(own)) == 2, seconds=20)
     assert len(list((own.home / "run" / "samples").glob("*.db"))) <= files + 4
 
 
-def test_stuck_work_is_told_by_metric_and_command_and_heals(own: Embedded, admin: Client, tmp_path: Path) -> None:
+def test_stuck_work_is_told_by_metric_and_command_and_heals(own: Embedded, boss: Client, tmp_path: Path) -> None:
     with own.resting():
-        scan_id = upload(admin, tmp_path)
+        scan_id = upload(boss, tmp_path)
 
         def told() -> bool:
             return scrape(own).total("grading_stuck_copies") == 1
@@ -118,7 +109,7 @@ def test_stuck_work_is_told_by_metric_and_command_and_heals(own: Embedded, admin
         assert (item["stage"], item["subject_id"], item["copies"]) == ("import", scan_id, 1)
         assert item["reason"] in ("lost_task", "worker_dead")
         assert scan_id in own.cli("stuck").stdout
-    admin.wait_scan(scan_id)
+    boss.wait_scan(scan_id)
     wait_for("nothing stuck", lambda: scrape(own).total("grading_stuck_copies") == 0, seconds=30)
     page = scrape(own)
     assert page.get("grading_jobs", kind="import", state="READY") == 0
@@ -127,7 +118,7 @@ def test_stuck_work_is_told_by_metric_and_command_and_heals(own: Embedded, admin
     assert (none.returncode, none.stdout) == (0, "nothing is stuck\n")
 
 
-def test_a_worker_of_its_own_serves_what_its_pool_counted(own: Embedded, admin: Client, tmp_path: Path) -> None:
+def test_a_worker_of_its_own_serves_what_its_pool_counted(own: Embedded, boss: Client, tmp_path: Path) -> None:
     """As in production: no shared home, a port of its own."""
     port = free_port()
     given = psutil.Process(own.children()["worker"]).environ()
@@ -141,7 +132,7 @@ def test_a_worker_of_its_own_serves_what_its_pool_counted(own: Embedded, admin: 
     try:
         wait_for("the worker", ready.exists, seconds=60)
         with own.resting():
-            admin.wait_scan(upload(admin, tmp_path))
+            boss.wait_scan(upload(boss, tmp_path))
 
         def counted() -> bool:
             page = Scrape(httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text)

@@ -6,7 +6,6 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,14 +18,6 @@ from harness.pdfs import Label, a4_scan
 from harness.processes import NotReady, descendants, is_alive, kill_hard, wait_for
 
 CHILDREN = ("postgres", "api", "relay", "sweeper", "worker")
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    """An instance that these tests may hurt; each leaves it running."""
-    with Embedded() as running:
-        assert isinstance(running, Embedded)
-        yield running
 
 
 def _log_in(instance: Embedded) -> Client:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import psycopg
-import pytest
 
 from harness.client import Client
 from harness.command_line import CommandLine
@@ -23,19 +22,6 @@ from korrigo_kit.auth import PeerTokens
 from korrigo_kit.errors import Unauthenticated
 from korrigo_kit.rpc import Channels
 from korrigo_kit.settings import load
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    with Embedded() as running:
-        assert isinstance(running, Embedded)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def korrigo(own: Embedded) -> Iterator[CommandLine]:
-    with CommandLine(own.env, own.home) as command_line:
-        yield command_line
 
 
 def secret(own: Embedded, name: str) -> str:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 
 from harness.client import Client
@@ -32,29 +30,13 @@ LONG_AGO = "clock_timestamp() - interval '20 minutes'"
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Embedded]:
-    """An instance that these tests may break."""
-    with Embedded({"KORRIGO_HTTP__METRICS_CACHE_SECONDS": "0.5"} | (SHIPPED if IS_SOAK else QUICK)) as running:
-        assert isinstance(running, Embedded)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def boss(own: Embedded) -> Iterator[Client]:
-    with Client(own.url, patience_seconds=30) as client:
-        yield client.login("admin", own.admin_password)
-
-
-def sql(own: Embedded, statement: str, *values: object) -> list[Any]:
-    """Break something, or look behind the API."""
-    with psycopg.connect(own.database_url()) as connection:
-        cursor = connection.execute(statement.encode(), values)
-        return cursor.fetchall() if cursor.description else []
+def own_env() -> Mapping[str, str]:
+    return {"KORRIGO_HTTP__METRICS_CACHE_SECONDS": "0.5"} | (SHIPPED if IS_SOAK else QUICK)
 
 
 def acts(own: Embedded, room: str) -> list[tuple[str, str, str]]:
     """List what was done by itself in a room: act, who did it, on what."""
-    rows = sql(own, f"SELECT action, actor_id::text, plan FROM {room}.interventions ORDER BY created_at")
+    rows = own.sql(f"SELECT action, actor_id::text, plan FROM {room}.interventions ORDER BY created_at")
     return [(action, actor, plan[0]["subject_id"]) for action, actor, plan in rows]
 
 
@@ -67,10 +49,10 @@ def test_stuck_imports_go_on_without_a_person(own: Embedded, boss: Client, tmp_p
             scans.append(str(boss.upload(exam["id"], path)["scan_id"]))
         lost, late = scans
         # A job that somebody ended by hand; one whose machine was too busy three times, a while ago.
-        sql(own, "UPDATE ingest.jobs SET state = 'FAILED', finished_at = clock_timestamp() WHERE subject_id = %s", lost)
-        sql(own, "UPDATE ingest.jobs SET state = 'QUARANTINED', attempts = 3, error_reason = 'TIMEOUT', finished_at ="
+        own.sql("UPDATE ingest.jobs SET state = 'FAILED', finished_at = clock_timestamp() WHERE subject_id = %s", lost)
+        own.sql("UPDATE ingest.jobs SET state = 'QUARANTINED', attempts = 3, error_reason = 'TIMEOUT', finished_at ="
             f" {LONG_AGO} WHERE subject_id = %s", late)  # fmt: skip
-        sql(own, f"UPDATE ingest.scans SET state = 'FAILED', error_reason = 'TIMEOUT', finished_at = {LONG_AGO}"
+        own.sql(f"UPDATE ingest.scans SET state = 'FAILED', error_reason = 'TIMEOUT', finished_at = {LONG_AGO}"
             " WHERE id = %s", late)  # fmt: skip
     began = time.monotonic()
 
@@ -81,7 +63,7 @@ def test_stuck_imports_go_on_without_a_person(own: Embedded, boss: Client, tmp_p
     print(f"healed {time.monotonic() - began:.1f} s after the workers were back")
     done = acts(own, "ingest")
     assert sorted(done) == sorted(("RetryImport", OPERATOR_ACTOR, scan) for scan in scans)
-    told = sql(own, "SELECT DISTINCT convert_from(leaf, 'UTF8')::jsonb->>'actor_id' FROM ingest.outbox"
+    told = own.sql("SELECT DISTINCT convert_from(leaf, 'UTF8')::jsonb->>'actor_id' FROM ingest.outbox"
                " WHERE action = 'INTERVENTION'")  # fmt: skip
     assert told == [(OPERATOR_ACTOR,)]
 
@@ -92,7 +74,7 @@ def test_a_final_pdf_that_may_succeed_is_made_and_one_that_cannot_is_left(
     copies, sources = [], []
     for _ in range(2):
         copy_id = str(ready_copy(boss, tmp_path)["id"])
-        ((sha256,),) = sql(own, "SELECT source_sha256 FROM grading.copies WHERE id = %s", copy_id)
+        ((sha256,),) = own.sql("SELECT source_sha256 FROM grading.copies WHERE id = %s", copy_id)
         path = own.home / "blobs" / "cas" / sha256[:2] / sha256
         path.rename(path.with_name("away"))
         sources.append((path.with_name("away"), path))
@@ -104,8 +86,8 @@ def test_a_final_pdf_that_may_succeed_is_made_and_one_that_cannot_is_left(
         copies.append(copy_id)
     passing, hopeless = copies
     # The store was away for longer than three attempts take, and is back; nobody says so of the other.
-    sql(own, "UPDATE grading.finalisations SET error_reason = 'OBJECT_STORE_UNAVAILABLE' WHERE copy_id = %s", passing)
-    sql(own, f"UPDATE grading.copies SET updated_at = {LONG_AGO} WHERE id = ANY(%s::uuid[])", copies)
+    own.sql("UPDATE grading.finalisations SET error_reason = 'OBJECT_STORE_UNAVAILABLE' WHERE copy_id = %s", passing)
+    own.sql(f"UPDATE grading.copies SET updated_at = {LONG_AGO} WHERE id = ANY(%s::uuid[])", copies)
     began = time.monotonic()
     boss.wait_copy(passing, ["GRADED"], seconds=BEFORE_THE_ALERT_SECONDS)
     print(f"healed after {time.monotonic() - began:.1f} s")

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 _PROGRAM = """
 import json, os, signal, socket, sys
@@ -115,6 +115,14 @@ class CommandLine:
             out.seek(0)
             err.seek(0)
             return subprocess.CompletedProcess(words, answer[0], out.read(), err.read())
+
+    def json(self, *words: str, code: int = 0) -> dict[str, Any]:
+        """Run `korrigo WORDS --json`, which must exit with `code`, and return its object."""
+        done = self(*words, "--json")
+        assert done.returncode == code, done.stdout + done.stderr
+        found = json.loads(done.stdout)
+        assert isinstance(found, dict)
+        return found
 
     def __enter__(self) -> Self:
         return self

@@ -252,6 +252,12 @@ class Embedded(Instance):
                     return Path(path).read_text().strip()
         raise NotReady("no child tells the URL of the embedded database")
 
+    def sql(self, statement: str, *values: object) -> list[Any]:
+        """Look behind the API, or do what no flow would do; returns the rows."""
+        with psycopg.connect(self.database_url()) as connection:
+            cursor = connection.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
     def stop_cleanly(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 30) -> int:
         """Signal the supervisor and return its exit code; the home stays."""
         return self.up.stop(number, seconds=seconds)
