@@ -31,6 +31,8 @@ _VERSION = "k8s.io/component-base/version"
 _K8S = "k8s.io/kubernetes/cmd"
 _CNI = "github.com/containernetworking/plugins/plugins"
 _PROM = "github.com/prometheus-operator/prometheus-operator"
+_CNPG = "github.com/cloudnative-pg/cloudnative-pg"
+_RABBITMQ = "github.com/rabbitmq/cluster-operator/v2"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,9 @@ PROGRAMS = (
     Program("gateway-api", (), keeps=(("sigs.k8s.io/gateway-api", "config/crd/standard", "crds/gateway-api"),)),
     # not installed in the cluster of the tests; its definitions say whether the chart's ScaledObjects would be taken
     Program("keda", (), keeps=(("github.com/kedacore/keda/v2", "config/crd/bases", "crds/keda"),)),
+    # nor these two: whether the data services of the deploy guide would be taken
+    Program("cloudnative-pg", (), keeps=((_CNPG, "config/crd/bases", "crds/cloudnative-pg"),)),
+    Program("rabbitmq-cluster-operator", (), keeps=((_RABBITMQ, "config/crd/bases", "crds/rabbitmq"),)),
 )
 
 

@@ -2,21 +2,25 @@
 
 With the definitions of the Prometheus Operator, the Gateway API, KEDA and Korrigo, validated strictly: an unknown
 field is an error. The namespace enforces PodSecurity "restricted", so that a warning about a pod is an error too.
+What the deploy guide would have you apply is held to the same.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 from functools import cache
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.binaries import KUBERNETES, ensure_binaries
 from harness import chart
 from harness.api_server import ApiServer, Document
 from harness.chart import of_kind
+from harness.runbooks import GUIDES
 
 NAMESPACE = "charted"
 KINDS = (
@@ -27,6 +31,8 @@ KINDS = (
     "gateway-api/gateway.networking.k8s.io_httproutes",
     "keda/keda.sh_scaledobjects",
     "keda/keda.sh_triggerauthentications",
+    "cloudnative-pg/postgresql.cnpg.io_clusters",
+    "rabbitmq/rabbitmq.com_rabbitmqclusters",
 )
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 
@@ -102,6 +108,37 @@ def test_it_would_refuse_a_mistake_in_any_kind(api: ApiServer) -> None:
     taken, complaints = _try(api, [_spoilt(documents, *mistake) for mistake in MISTAKES])
     assert taken == []
     assert len(complaints.splitlines()) >= len(MISTAKES)
+
+
+# ------------------------------------------------------------------------------------------ the deploy guide
+def _yaml_of_the_guide() -> list[Document]:
+    text = (GUIDES / "cluster.md").read_text()
+    return [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
+def test_what_the_guide_would_have_you_apply_is_taken(api: ApiServer) -> None:
+    services = [found for found in _yaml_of_the_guide() if "kind" in found]
+    assert {found["kind"] for found in services} == {"Cluster", "RabbitmqCluster"}
+    for found in services:
+        found["metadata"]["namespace"] = NAMESPACE
+    taken, complaints = _try(api, services)
+    assert complaints == ""
+    assert len(taken) == len(services)
+    spoilt = copy.deepcopy(services)
+    for found in spoilt:
+        found["spec"]["storrage"] = {}
+    assert _try(api, spoilt)[0] == []
+
+
+def test_the_values_of_the_guide_render_what_is_taken(api: ApiServer) -> None:
+    values = [found for found in _yaml_of_the_guide() if "kind" not in found]
+    assert len(values) >= 2
+    for found in values:
+        words = ("--namespace", NAMESPACE, "--kube-version", KUBERNETES)
+        documents = chart.objects(chart.render(found, words=words))
+        taken, complaints = _try(api, documents)
+        assert complaints == ""
+        assert len(taken) == len(documents)
 
 
 # ---------------------------------------------------------------------------------------------- upgrades
