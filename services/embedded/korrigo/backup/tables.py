@@ -7,10 +7,12 @@ the same moment. Objects are immutable and named by their content, so they may b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +32,7 @@ _VARIABLES = {
     "host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER", "password": "PGPASSWORD",
     "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT",
 }  # fmt: skip
-_COLUMN_OPTIONS = re.compile(r"^ALTER TABLE ONLY \S+ ALTER COLUMN \S+ SET \([^;\n]*\);\n", re.MULTILINE)
+_NOT_UNDERSTOOD = re.compile(rb"SET transaction_timeout = |ALTER TABLE ONLY \S+ ALTER COLUMN \S+ SET \([^;\n]*\);\n")
 _TABLES = (
     "SELECT n.nspname || '.' || c.relname, format('%%I.%%I', n.nspname, c.relname) FROM pg_class c"
     " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = ANY(%s) ORDER BY 1"
@@ -89,24 +91,27 @@ def load(settings: DatabaseSettings, program: Callable[[int, str], str], dump: P
         for room in installation.ROOMS:
             make_roles(connection, settings, room)
     url = migrate_url(settings)
-    restore = [program(major, "pg_restore"), "--exit-on-error", "--no-password"]
-    tables_made = without_column_options(
-        _run([*restore, "--section=pre-data", "--file=-", str(dump)], url, "BACKUP_LOAD_FAILED")
-    )
+    restore = [program(major, "pg_restore"), "--exit-on-error", "--no-password", "--file=-"]
     psql = [program(major, "psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]
-    _run(psql, url, "BACKUP_LOAD_FAILED", typed=tables_made)
-    database = conninfo.conninfo_to_dict(url)["dbname"]
-    rest = ["--section=data", "--section=post-data", f"--dbname={database}", str(dump)]
-    _run([*restore, *rest], url, "BACKUP_LOAD_FAILED")
+    for section in ("pre-data", "data", "post-data"):
+        _feed([*restore, f"--section={section}", str(dump)], psql, url)
 
 
-def without_column_options(script: str) -> str:
-    """Leave the options of columns out of a script of pg_restore.
+def understood(script: Iterable[bytes]) -> Iterator[bytes]:
+    """Leave out of a script of pg_restore, line by line, what only the server or the programs that wrote it understand.
 
-    No migration sets one. What is found there is a server's own note (PostgreSQL 15.20 of Debian keeps `pg_attver`
-    there), and any other server, the one of the trial too, refuses to make the table with it.
+    Before the first rows: `transaction_timeout`, which programs of PostgreSQL 17 and newer set and older servers do not
+    know; and the options of columns. No migration sets one: what is found there is a server's own note (PostgreSQL
+    15.20 of Debian keeps `pg_attver`), and any other server, the one of the trial too, refuses it.
     """
-    return _COLUMN_OPTIONS.sub("", script)
+    lines = iter(script)
+    for line in lines:
+        if line.startswith(b"COPY "):  # rows follow, which are nobody's to change
+            yield line
+            break
+        if not _NOT_UNDERSTOOD.match(line):
+            yield line
+    yield from lines
 
 
 def counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
@@ -191,12 +196,42 @@ def _row(connection: psycopg.Connection[Any], statement: str) -> tuple[Any, ...]
     return tuple(found)
 
 
-def _run(argv: Sequence[str], url: str, reason: str, *, typed: str = "") -> str:
+def _run(argv: Sequence[str], url: str, reason: str) -> None:
+    done = subprocess.run(argv, env=_environment(url), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise _failed(argv, done.stderr, reason)
+
+
+def _feed(source: Sequence[str], reader: Sequence[str], url: str) -> None:
+    """Let psql do what a script of pg_restore says, as it comes: a database is larger than memory."""
+    reason, environment = "BACKUP_LOAD_FAILED", _environment(url)
+    with (
+        tempfile.TemporaryFile() as complaints,
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(source, env=environment, stdout=subprocess.PIPE, stderr=complaints) as written,
+        subprocess.Popen(
+            reader, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+        ) as read,
+    ):
+        assert written.stdout is not None and read.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended early, and says why
+            read.stdin.writelines(understood(written.stdout))
+        with contextlib.suppress(BrokenPipeError):
+            read.stdin.close()
+        written.stdout.close()
+        codes = [(reader, read.wait(), said), (source, written.wait(), complaints)]
+        for argv, code, told in codes:
+            if code != 0:
+                told.seek(0)
+                raise _failed(argv, told.read(), reason)
+
+
+def _environment(url: str) -> dict[str, str]:
     # By environment and not by arguments, which every user of the machine can read.
     given = conninfo.conninfo_to_dict(url)
     names = {_VARIABLES[key]: str(value) for key, value in given.items() if key in _VARIABLES and value}
-    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "PGCONNECT_TIMEOUT": "5", **names}
-    done = subprocess.run(argv, env=env, input=typed, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Invalid(reason, f"{Path(argv[0]).name} failed: {done.stderr.strip()[-800:]}")
-    return done.stdout
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "PGCONNECT_TIMEOUT": "5", **names}
+
+
+def _failed(argv: Sequence[str], complaint: bytes, reason: str) -> Invalid:
+    return Invalid(reason, f"{Path(argv[0]).name} failed: {complaint.decode(errors='replace').strip()[-800:]}")
