@@ -26,8 +26,8 @@ from harness.servers import MissingTool
 __all__ = ["make_user"]
 
 ORDER = (
-    "test_node", "test_release", "test_command", "test_monitoring", "test_operator", "test_drain",
-    "test_pods_die", "test_upgrade_release", "test_network",
+    "test_node", "test_release", "test_command", "test_monitoring", "test_operator",
+    "test_followed_pages", "test_recovery", "test_drain", "test_pods_die", "test_upgrade_release", "test_network",
 )  # fmt: skip
 BUILD_SECONDS = 5400
 KEEP = "KORRIGO_TEST_KEEP_HOMES"

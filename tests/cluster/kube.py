@@ -68,6 +68,17 @@ class Kube:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "KUBECONFIG": self.kubeconfig}
         return [str(self.binaries / program), *arguments], environment
 
+    def shell(
+        self, commands: str, folder: Path, *, seconds: float = 600, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Do what a person would who types these lines into bash, with kubectl, helm and this cluster at hand."""
+        _, environment = self.argv("kubectl")
+        path = f"{self.binaries}{os.pathsep}{environment['PATH']}"
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands], env=environment | {"PATH": path} | env, cwd=folder,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False,
+        )  # fmt: skip
+
     def _run(
         self, program: str, arguments: Sequence[str], given: str | None, seconds: float
     ) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,8 @@ GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 # What whoever is on call reads, and so in French too: the guides that carry the chapters of the school's own guide.
 ON_CALL = ("backup", "emergencies", "exam-day", "maintenance", "security-incident", "training")
 PAGES = sorted(path for path in RUNBOOKS.glob("*.md") if path.name != "README.md")
+# What bash and psql say when a line could not do its work, even where a pipe hides the exit code.
+COMPLAINTS = ("command not found", "syntax error", "ERROR:", "FATAL:", "unbound variable", "Traceback", "ambiguous")
 # A block inside a list is indented with it.
 _BLOCK = re.compile(r"^( *)```bash\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
@@ -33,10 +35,17 @@ def blocks(text: str) -> list[str]:
     return [textwrap.dedent(body) for _, body in _BLOCK.findall(text)]
 
 
-def preamble() -> str:
-    """Return the functions that every page's commands build on."""
-    (found,) = blocks(parts(RUNBOOKS / "README.md")["Preamble"])
+def preamble(part: str = "Preamble") -> str:
+    """Return the functions that every page's commands build on; `In a cluster` comes after it, in a cluster."""
+    (found,) = blocks(parts(RUNBOOKS / "README.md")[part])
     return found
+
+
+def diagnosis(page: Path) -> tuple[str, str]:
+    """Return a page's Diagnosis as one script that numbers its blocks, and what it says before the last of them."""
+    commands = blocks(parts(page)["Diagnosis"])
+    marked = [f"echo '--- block {number}' | tee /dev/stderr\n{block}" for number, block in enumerate(commands, 1)]
+    return "\n".join(marked), f"--- block {len(commands)}"
 
 
 def terminal_environment(env: Mapping[str, str], *folders: Path) -> dict[str, str]:
