@@ -75,6 +75,11 @@ def test_every_rule_is_loaded_and_evaluates(installation: Installation) -> None:
     wait_for("every rule, evaluated", loaded, seconds=120, every_seconds=2)
 
 
+def test_a_test_alert_arrives_and_pages_nobody(instance: Clustered) -> None:
+    done = instance.cli("doctor", "monitoring", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture
 def fast_motion(installation: Installation) -> Iterator[None]:
     """The shipped alerts with every duration divided by 20, beside the shipped ones, and a webhook that hears them."""

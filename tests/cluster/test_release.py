@@ -69,16 +69,9 @@ def test_people_ask_and_act_with_kubectl_alone(instance: Clustered, admin: Clien
     assert freed.returncode == 0, freed.stdout + freed.stderr
     assert admin.wait_copy(copy_id, ["READY"])["status"] == "READY"
     assert lock.token
-
-
-def test_the_backup_job_makes_a_backup_that_verifies(installation: Installation, instance: Clustered) -> None:
-    installation.kubectl("create", "job", "backup-now", "--from=cronjob/korrigo-backup")
-    installation.kubectl("wait", "job/backup-now", "--for=condition=complete", "--timeout=280s", seconds=290)
-    listed = instance.cli("backup", "list", "--json")
-    assert listed.returncode == 0, listed.stderr
-    newest = json.loads(listed.stdout)["items"][-1]
-    verified = instance.cli("backup", "verify", newest["name"], "--json")
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    cleaned = instance.cli("cleanup_orphaned_files", "--json")
+    assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr
+    assert json.loads(cleaned.stdout)["removed_count"] == 0
 
 
 def test_figures(installation: Installation, record_property: Callable[[str, object], None]) -> None:
