@@ -48,6 +48,7 @@ def _tasks(rt: Runtime) -> Mapping[str, Task]:
 
 
 def _heard(tx: Tx, event: event_pb2.Event) -> None:
+    time.sleep(float(os.environ.get("TOY_HEARS_SECONDS", "0")))
     tx.run("INSERT INTO heard (event_id, source_seq) VALUES (%s, %s)", (event.id, event.source_seq))
 
 

@@ -24,6 +24,7 @@ from korrigo_kit.ids import uuid7
 from korrigo_kit.migrate import Plan, connect, migrate
 from korrigo_kit.room import Process, Runtime
 from korrigo_kit.settings import load
+from korrigo_kit.stuck import WORKER_PREFIX, WORKER_SILENCE_SECONDS
 from korrigo_protos.common.v1 import event_pb2
 from korrigo_protos.grading.v1 import events_pb2
 
@@ -205,3 +206,24 @@ def _wipe(toy: Toy, request: pytest.FixtureRequest) -> None:
     else:
         rabbit: RabbitMQ = request.getfixturevalue("rabbitmq_server")
         rabbit.wipe()
+
+
+def test_a_worker_that_has_a_lot_to_catch_up_is_no_dead_one(toy: Toy) -> None:
+    """After a long outage there is more to fetch than fits between two beats (alert WorkersDown)."""
+    missed = WORKER_SILENCE_SECONDS + 3
+    toy.environ["TOY_HEARS_SECONDS"] = "1"
+    toy.start("api")
+    with toy.runtime.db.transaction() as tx:
+        for number in range(missed):
+            outbox.emit(tx, type="job_done", subject=("system", f"missed-{number}"), payload=events_pb2.Recorded())
+    toy.start("work")
+    beats = f"heartbeats WHERE name LIKE '{WORKER_PREFIX}%'"
+    wait_until(lambda: toy.count(beats) == 1, 30)
+    assert toy.count("heard") < missed
+    silent = f"{beats} AND beat_at < clock_timestamp() - interval '{WORKER_SILENCE_SECONDS} seconds'"
+
+    def is_all_heard() -> bool:
+        assert toy.count(silent) == 0
+        return toy.count("heard") == missed
+
+    wait_until(is_all_heard, 90)

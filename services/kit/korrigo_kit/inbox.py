@@ -143,10 +143,13 @@ def _next(database: Database, subscription: Subscription, stream: event_pb2.Stre
     return (int(row["last_seq"]) if row else 0) + 1
 
 
-def catch_up(database: Database, subscription: Subscription, peer: Peer) -> int:
+def catch_up(
+    database: Database, subscription: Subscription, peer: Peer, came_round: Callable[[], object] = lambda: None
+) -> int:
     """Ask the source which streams moved since the last look and fetch what is missing; returns events applied.
 
-    A stream whose event cannot be applied is noted in `inbox.last_error` and does not stop the others.
+    A stream whose event cannot be applied is noted in `inbox.last_error` and does not stop the others. `came_round` is
+    called before each stream: after a long outage there are more of them than fit between two signs of life.
     """
     kind = ",".join(subscription.types)
     with database.transaction() as tx:
@@ -159,6 +162,7 @@ def catch_up(database: Database, subscription: Subscription, peer: Peer) -> int:
         answer = peer.heads(subscription.source, since, page, subscription.types)
         first_now = first_now or answer.now_ms
         for head in _behind(database, subscription, answer.heads):
+            came_round()
             try:
                 applied += fill(database, subscription, head.stream, head.type, peer)
             except KorrigoError as error:

@@ -34,6 +34,8 @@ from korrigo_kit.telemetry import endpoint, logs, samples, traces
 log = logging.getLogger("korrigo.work")
 
 CATCH_UP_SECONDS = 5.0
+# Between two beats at least; a worker counts as dead after WORKER_SILENCE_SECONDS, several of these.
+_SIGN_SECONDS = 2.5
 _WATCH_SECONDS = 5.0
 _EXIT_STALLED = 70
 
@@ -103,22 +105,33 @@ def catch_up_forever(
 ) -> None:
     """Ask every followed room, again and again, for what the broker did not bring."""
     subscriptions = runtime.room.subscriptions(runtime)
-    while not stop.is_set():
+    name = f"{WORKER_PREFIX}{socket.gethostname()}:{os.getpid()}"
+    told_at = 0.0
+
+    def live() -> None:
+        """Show that this worker lives, in the middle of a turn too: it is no dead one that has a lot to catch up."""
+        nonlocal told_at
         pulse.came_round()
+        if time.monotonic() - told_at < _SIGN_SECONDS:
+            return
+        told_at = time.monotonic()
+        try:
+            beat(runtime, name, **_occupation(workers))
+        except KorrigoError:
+            log.debug("no beat: the database is away")
+
+    while not stop.is_set():
         for subscription in subscriptions:
             try:
                 with _room_context(runtime, ""):
-                    applied = inbox.catch_up(runtime.db, subscription, runtime.channels)
+                    applied = inbox.catch_up(runtime.db, subscription, runtime.channels, live)
                 if applied:
                     log.warning("caught up with %d events of %s", applied, subscription.source)
             except KorrigoError as error:
                 log.debug("catching up with %s waits: %s", subscription.source, error.reason)
             except Exception:
                 log.exception("catching up with %s failed", subscription.source)
-        try:
-            beat(runtime, f"{WORKER_PREFIX}{socket.gethostname()}:{os.getpid()}", **_occupation(workers))
-        except KorrigoError:
-            log.debug("no beat: the database is away")
+        live()
         stop.wait(CATCH_UP_SECONDS)
 
 
