@@ -7,12 +7,14 @@ secrets and values tell, as it would of a cloud's. Passwords are made at random 
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from pathlib import Path
 
 import yaml
 
 from cluster.kube import Json, Kube
+from harness.runbooks import GUIDES
 
 NAMESPACE = "korrigo-services"
 MANIFESTS = Path(__file__).resolve().parent / "manifests" / "services"
@@ -55,6 +57,14 @@ def wait_monitoring(kube: Kube, *, seconds: int = 240) -> None:
     kube.kubectl(*words, seconds=seconds + 20)
 
 
+def rights() -> list[str]:
+    """Return what the deploy guide has a superuser say about the product's role, and nobody else gives it more."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (GUIDES / "cluster.md").read_text(), re.MULTILINE | re.DOTALL)
+    (cluster,) = [found for found in map(yaml.safe_load, blocks) if found.get("kind") == "Cluster"]
+    statements: list[str] = cluster["spec"]["bootstrap"]["initdb"]["postInitSQL"]
+    return statements
+
+
 def _credentials(kube: Kube) -> dict[str, str]:
     """Return the passwords of this cluster, made when there are none."""
     words = ("-n", NAMESPACE, "get", "secret", "credentials", "--ignore-not-found", "-o", "name")
@@ -64,6 +74,8 @@ def _credentials(kube: Kube) -> dict[str, str]:
             "rabbitmq-password": secrets.token_hex(16),
             "s3-access-key-id": secrets.token_hex(8),
             "s3-secret-access-key": secrets.token_hex(20),
+            # no secret, but it is needed in the same place
+            "rights.sql": "\n".join(rights()) + "\n",
         }
         kube.apply([_secret("credentials", NAMESPACE, made)])
     found = kube.get("-n", NAMESPACE, "secret", "credentials")["data"]
@@ -72,7 +84,7 @@ def _credentials(kube: Kube) -> dict[str, str]:
 
 def _product_secrets(known: dict[str, str], namespace: str) -> list[Json]:
     """The secrets under the names that the chart expects."""
-    database = f"postgresql://postgres:{known['postgresql-password']}@postgresql.{NAMESPACE}:5432/korrigo"
+    database = f"postgresql://korrigo:{known['postgresql-password']}@postgresql.{NAMESPACE}:5432/korrigo"
     broker = f"korrigo:{known['rabbitmq-password']}@rabbitmq.{NAMESPACE}"
     return [
         _secret("korrigo-postgresql", namespace, {"url": database, "migrate-url": database}),

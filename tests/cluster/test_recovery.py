@@ -66,7 +66,7 @@ def test_a_backup_is_made_copied_and_restored_as_the_guide_says(
     assert refused.returncode == 4, refused.stdout + refused.stderr
     assert "stop the product first" in refused.stderr + refused.stdout
 
-    said = _run(installation, restore)
+    _run(installation, restore)
     assert "before-restore" in instance.cli("backup", "list").stdout
     wait_for("the end of every session", lambda: _is_refused(admin), seconds=30)
     admin.login("admin", installation.admin_password)
