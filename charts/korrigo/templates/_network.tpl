@@ -5,7 +5,7 @@ a connection between components are both made from the one table below, so that 
 
 {{/* Component -> rooms whose gRPC it calls (peers.py and consumer.py of the rooms, readiness; operator; people). */}}
 {{- define "korrigo.calls" -}}
-ingest: [ingest, grading, render, audit]
+ingest: [grading, render, audit]
 grading: [ingest, render, audit]
 render: [ingest, grading, audit]
 audit: [ingest, grading, render]

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from korrigo_kit import references
 from korrigo_kit.errors import KorrigoError, NotFound, Timeout, Unavailable
 from korrigo_kit.room import Runtime
 from korrigo_protos.common.v1 import event_pb2, event_pb2_grpc
 from korrigo_protos.grading.v1 import grading_pb2, grading_pb2_grpc
 
-# Every room of the installation; one that is left out would lose its blobs to the orphan sweep.
-ROOMS = ("ingest", "grading", "render", "audit")
+# Every other room of the installation; one that is left out would lose its blobs to the orphan sweep.
+ROOMS = ("grading", "render", "audit")
 
 
 def referenced(rt: Runtime, sha256: Sequence[str]) -> set[str]:
     """Ask every room which of these blobs (1000 at most) it names; raises Unavailable when one does not answer."""
-    named: set[str] = set()
+    named = set(references.referenced(rt.db, sha256))
     for room in ROOMS:
         try:
             with rt.channels.asking(room):

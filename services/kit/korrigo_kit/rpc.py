@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from korrigo_kit import context, inbox, outbox
+from korrigo_kit import context, inbox, outbox, references
 from korrigo_kit.auth import PeerTokens, Principal
 from korrigo_kit.db import Database
 from korrigo_kit.errors import Bug, Invalid, KorrigoError, Unavailable, classes
@@ -151,11 +151,7 @@ class _BlobRefs(event_pb2_grpc.BlobRefServiceServicer):
     def FilterReferenced(
         self, request: event_pb2.FilterReferencedRequest, context: grpc.ServicerContext
     ) -> event_pb2.FilterReferencedResponse:
-        with self._database.transaction() as tx:
-            rows = tx.all(
-                "SELECT DISTINCT sha256 FROM blob_refs WHERE sha256 = ANY(%s)", (list(request.sha256[:1000]),)
-            )
-        return event_pb2.FilterReferencedResponse(sha256=[row["sha256"] for row in rows])
+        return event_pb2.FilterReferencedResponse(sha256=references.referenced(self._database, request.sha256[:1000]))
 
 
 class RpcServer:
