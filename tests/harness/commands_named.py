@@ -14,9 +14,9 @@ from korrigo.cli import COMMANDS
 
 # A path may stand in front, a variable behind; what follows a pipe or a semicolon is another command.
 _NAMED = re.compile(r"(?:^|[\s;&|(`\"'])(?:[\w./$]*bin/)?korrigo ([^\s;&|`)<>\"$][^;&|`)<>]*)")
-# Not the program: a user, a package, a service or a database of that name.
+# Not the program: a user, a package, a service, a database or a role of that name.
 _NOT_THE_PROGRAM = re.compile(
-    r"(\b(systemctl|journalctl|useradd|adduser|usermod|chown|install|id|su|DATABASE)|-u|-aG|User=).* korrigo\b"
+    r"(\b(systemctl|journalctl|useradd|adduser|usermod|chown|install|id|su|DATABASE|ROLE|TO)|-u|-aG|User=).* korrigo\b"
 )
 
 # A namespace or a release of that name, in front of the command or behind it.
