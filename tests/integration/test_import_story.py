@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from harness import pdfs
 from harness.servers import Postgres
@@ -25,6 +27,7 @@ from korrigo_kit.migrate import Plan, migrate
 from korrigo_kit.rest import Idempotency, Upload
 from korrigo_kit.room import Process, Runtime
 from korrigo_kit.settings import load
+from korrigo_kit.telemetry.logs import JsonFormatter
 from korrigo_protos.ingest.v1.events_pb2 import CopyAssembled
 
 CORPORA = Path(__file__).resolve().parents[2].parent / "shared" / "corpora"
@@ -34,12 +37,13 @@ ADMIN = new_id()
 class Ingest:
     """The ingest room with a database and a store of its own."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, more: Mapping[str, str] | None = None) -> None:
         environ = {
             "KORRIGO_DATABASE__URL": url,
             "KORRIGO_BLOBS__URL": f"file://{folder}/blobs",
             "KORRIGO_UPLOAD__SPOOL": f"{folder}/spool",
             "KORRIGO_RPC__SECRET": "only for this test, 32 characters",
+            **(more or {}),
         }
         self.folder = folder
         settings = load(SECTIONS, environ)
@@ -181,6 +185,27 @@ def test_a_broken_document_ends_with_a_reason(ingest: Ingest, data: bytes, state
     """REJECTED at the first attempt; no copy, no page, the reason on the scan."""
     scan = ingest.imported(data, exam())
     assert (scan["state"], scan["error_reason"], scan["copy_ids"]) == (state, reason, [])
+
+
+def test_a_staged_copy_that_gets_no_pages_is_told_with_its_traceback(
+    postgres_server: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The plan stands, the cut breaks its limit of size; the traceback names no student (domain.md 1.18)."""
+    noise = Image.frombytes("RGB", (1500, 2100), os.urandom(3 * 1500 * 2100))
+    noise.save(tmp_path / "noise.pdf", resolution=180)
+    url = postgres_server.url(postgres_server.create_database("nopages"))
+    room = Ingest(url, tmp_path, {"KORRIGO_IMPORT__OUTPUT_BYTES": str(1 << 20)})
+    try:
+        scan = room.imported((tmp_path / "noise.pdf").read_bytes(), exam())
+    finally:
+        room.process.close()
+    (copy_id,) = scan["copy_ids"]
+    assert scan["state"] == "REJECTED"
+    [told] = [record for record in caplog.records if record.getMessage().startswith("Import failed for copy")]
+    assert told.getMessage() == f"Import failed for copy {copy_id}: {scan['error_reason']}"
+    text = JsonFormatter("ingest").format(told)
+    assert "Traceback (most recent call last)" in json.loads(text)["exc_info"]
+    assert json.loads(text)["copy_id"] == copy_id and "DUPONT" not in text
 
 
 @pytest.mark.skipif(not CORPORA.exists(), reason="CORPORA MISSING: ../shared is not beside this checkout")

@@ -69,6 +69,8 @@ class Failure:
     attempt: int
     is_final: bool
     detail: str = ""
+    # For the log line of the room; None when the worker died and left none.
+    error: BaseException | None = None
 
 
 OnFailed = Callable[[Tx, Job, Failure], None]
@@ -207,7 +209,7 @@ def fail(
     attempt = job.attempts + 1
     is_spent = attempt >= limits.max_attempts
     is_final = is_spent or not known.is_retryable
-    failure = Failure(known.reason, known.message, attempt, is_final, str(known.metadata.get("detail", "")))
+    failure = Failure(known.reason, known.message, attempt, is_final, str(known.metadata.get("detail", "")), error)
     state = ("QUARANTINED" if known.is_retryable else "FAILED") if is_final else "READY"
     with database.transaction() as tx:
         touched = tx.run(

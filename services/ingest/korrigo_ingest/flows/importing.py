@@ -414,7 +414,14 @@ def on_failed(tx: Tx, job: Job, failure: Failure) -> None:
     )
     for row in copies:
         if row["assembly"] == 0:
-            log.error("Import failed for copy %s: %s", row["copy_id"], failure.reason, extra=fields)
+            # With its traceback, which the playbook reads (domain.md 1.18).
+            log.error(
+                "Import failed for copy %s: %s",
+                row["copy_id"],
+                failure.reason,
+                extra={**fields, "copy_id": row["copy_id"]},
+                exc_info=failure.error,
+            )
             events.copy_import_failed(tx, scan, row["copy_id"], failure.reason)
     events.scan_finished(tx, scan, state, failure.reason, [row["copy_id"] for row in copies])
     import_duration_seconds.labels("failed", pages_bucket(scan["pages"])).observe(
