@@ -23,7 +23,7 @@ _HOPELESS = 78  # sysexits.h EX_CONFIG: another try cannot help
 def main() -> int:
     """Run the operator; 78 when the settings are wrong."""
     try:
-        given = load(settings.SECTIONS)
+        given = load(settings.SECTIONS, elsewhere=settings.ELSEWHERE)
         own = given.get(settings.OperatorSettings)
         logs.configure("operator", given.log.level, given.log.directory)
         # A line for every change of every object, with all of kopf's settings in it.

@@ -22,3 +22,9 @@ class OperatorSettings(Section):
 
 
 SECTIONS: tuple[type[Section], ...] = (OperatorSettings,)
+
+# Sections of the rooms and of the front door, which the operator may not import (a test holds the names together). A
+# chart gives one environment to every process: what is misspelt in these, the processes that read them refuse.
+ELSEWHERE = frozenset(
+    {"alerting", "backup", "healing", "import", "lock", "login", "monitoring", "postgres", "render", "upload"}
+)

@@ -3,7 +3,8 @@
 An unknown variable is refused at boot, because a mistyped one that is silently ignored costs a night. What lies in a
 file may change while a process runs: `Watched` reads it again, so that a secret is changed without a restart.
 Kit declares the sections that every room shares; a room adds its own by a model with a `section` name, and the
-front door hands all of them to `load`, so that rooms may share one environment.
+front door hands all of them to `load`, so that rooms may share one environment. A program that cannot import the rooms
+names their sections instead, and leaves it to the rooms to refuse what is wrong in them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -307,8 +308,13 @@ class Settings:
         return rows
 
 
-def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the environment; raises SettingsError for an unknown variable or a wrong value."""
+def load(
+    rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None = None, *, elsewhere: Collection[str] = ()
+) -> Settings:
+    """Read the environment; raises SettingsError for an unknown variable or a wrong value.
+
+    `elsewhere`: names of sections that other programs read from the same environment; their variables are passed over.
+    """
     env = dict(os.environ if environ is None else environ)
     models = {model.section: model for model in (*KIT_SECTIONS, *rooms)}
     raw: dict[str, dict[str, Any]] = {name: {} for name in models}
@@ -317,7 +323,7 @@ def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None 
     origins: dict[str, Origin] = {}
     unknown = []
     for variable, value in env.items():
-        if not variable.startswith(PREFIX) or variable in UNSECTIONED:
+        if not variable.startswith(PREFIX) or variable in UNSECTIONED or _section_of(variable) in elsewhere:
             continue
         found = _resolve(variable, models)
         if found is None:
@@ -346,6 +352,10 @@ def load(rooms: Iterable[type[Section]] = (), environ: Mapping[str, str] | None 
         home=Path(home) if home else None,
         admin_password=SecretStr(password) if password else None,
     )
+
+
+def _section_of(variable: str) -> str:
+    return variable[len(PREFIX) :].lower().partition("__")[0]
 
 
 def _resolve(variable: str, models: Mapping[str, type[Section]]) -> tuple[str, str, bool] | None:
