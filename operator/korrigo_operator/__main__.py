@@ -38,8 +38,7 @@ def main() -> int:
     cluster = Cluster(access)
     election = Election(cluster, own.identity or socket.gethostname(), own.lease_seconds)
     loop = handlers.Loop(cluster, Rooms(Channels(given.rpc, "operator")), election, own.runbooks_url, state)
-    liveness = f"http://{own.health_host}:{own.health_port}/healthz" if own.health_port else None
-    handlers.run(loop, access, liveness)
+    handlers.run(loop, access, own.liveness)
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
+from korrigo_kit.addresses import in_url
 from korrigo_kit.clock import rfc3339, utc_now
 from korrigo_kit.errors import AlreadyExists, Forbidden, Invalid, KorrigoError, NotFound, StateConflict, Unavailable
 from korrigo_kit.settings import SettingsError
@@ -48,9 +49,8 @@ def find_access(namespace: str = "") -> Access:
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if host and not os.environ.get("KUBECONFIG"):
         named = namespace or (SERVICE_ACCOUNT / "namespace").read_text().strip()
-        address = f"[{host}]" if ":" in host else host
         authority = (SERVICE_ACCOUNT / "ca.crt").read_text()
-        return Access(f"https://{address}:{port}", named, authority, token=SERVICE_ACCOUNT / "token")
+        return Access(f"https://{in_url(host)}:{port}", named, authority, token=SERVICE_ACCOUNT / "token")
     path = Path(os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep)[0]).expanduser()
     if not path.exists():
         raise SettingsError("there is neither a service account nor a KUBECONFIG")

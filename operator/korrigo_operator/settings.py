@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from korrigo_kit.addresses import in_url
 from korrigo_kit.settings import Section
 
 
@@ -19,6 +20,11 @@ class OperatorSettings(Section):
         "https://korrigo.example.org/runbooks/", description="Where the runbooks are; the page's name is appended."
     )
     lease_seconds: float = Field(30, gt=1, description="Time after which another may act for one that is silent.")
+
+    @property
+    def liveness(self) -> str | None:
+        """Where kopf serves /healthz, None = nowhere."""
+        return f"http://{in_url(self.health_host)}:{self.health_port}/healthz" if self.health_port else None
 
 
 SECTIONS: tuple[type[Section], ...] = (OperatorSettings,)

@@ -9,6 +9,8 @@ import socket
 import struct
 from pathlib import Path
 
+from korrigo_kit.addresses import in_url
+
 _PATIENCE_SECONDS = 0.5
 # Protocol 3.0 (PostgreSQL documentation, "Message Formats", StartupMessage).
 _PROTOCOL = 196608
@@ -32,7 +34,7 @@ def answers_sql(server: Path, user: str, database: str) -> bool:
 
 def answers_http(host: str, port: int, path: str) -> bool:
     """Tell whether GET answers 200."""
-    request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+    request = f"GET {path} HTTP/1.1\r\nHost: {in_url(host)}:{port}\r\nConnection: close\r\n\r\n"
     try:
         with socket.create_connection((host, port), timeout=_PATIENCE_SECONDS) as connection:
             # The first answer of a cold process may take longer than a connection.

@@ -22,6 +22,7 @@ from korrigo.backup.schedule import Schedule
 from korrigo.children import Child
 from korrigo.home import Home
 from korrigo.supervisor import Supervisor
+from korrigo_kit.addresses import in_url
 from korrigo_kit.errors import Invalid, KorrigoError, Unavailable
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -64,8 +65,8 @@ class Address:
     @property
     def url(self) -> str:
         """The address as a browser takes it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
-        return f"{self.scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"{self.scheme}://{in_url(host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
+from korrigo_kit.addresses import in_url
 from korrigo_kit.auth import RevokedSessions, Verifier
 from korrigo_kit.errors import KorrigoError
 from korrigo_kit.rest import edge, problems
@@ -75,10 +76,10 @@ def _operations(routes: Sequence[BaseRoute]) -> list[tuple[str, str, int]]:
 def _allowed_hosts(http: HttpSettings) -> set[str] | None:
     named = {name.strip().lower() for name in http.allowed_hosts.split(",") if name.strip()}
     if http.public_url:
-        named.add(urlsplit(http.public_url).hostname or "")
+        named.add(in_url(urlsplit(http.public_url).hostname or ""))
     if http.host in ("127.0.0.1", "localhost", "::1"):
         return {*edge.LOOPBACK_HOSTS, *named}
-    return {*edge.LOOPBACK_HOSTS, http.host, *named} if named else None
+    return {*edge.LOOPBACK_HOSTS, in_url(http.host), *named} if named else None
 
 
 def _allowed_origins(http: HttpSettings) -> set[str]:
