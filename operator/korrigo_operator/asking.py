@@ -49,10 +49,13 @@ class Seen:
     def acts(self) -> Acts:
         """The automatic acts of all rooms together."""
         failed = [found.acts_failed_at for found in self.vitals.values() if found.acts_failed_at is not None]
+        acted = [found.acted_at for found in self.vitals.values() if found.acted_at is not None]
         return Acts(
             last_hour=sum(found.acts_last_hour for found in self.vitals.values()),
             failures=sum(found.acts_failed for found in self.vitals.values()),
             failed_at=max(failed, default=None),
+            acted_at=max(acted, default=None),
+            unproven=sum(found.acts_unproven for found in self.vitals.values()),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
@@ -16,6 +17,7 @@ from korrigo import healing, rooms
 from korrigo_grading.flows import locking
 from korrigo_kit import operations
 from korrigo_kit.ids import new_id
+from korrigo_kit.interventions import OPERATOR, Asked
 from korrigo_kit.outbox import OPERATOR_ACTOR
 from korrigo_kit.room import Runtime
 from korrigo_kit.rpc import Channels
@@ -101,8 +103,18 @@ def test_the_rooms_tell_what_was_tried_and_how_they_are(whole: WholeRooms) -> No
         vitals = operations.get_vitals(channels, "ingest", seconds=30)
         assert vitals.acts_last_hour >= 1
         assert vitals.acts_failed == 0
+        assert vitals.acted_at is not None
+        assert abs(vitals.acted_at - item.tried_at) < timedelta(milliseconds=1)
+        assert vitals.acts_unproven == 0, "what was tried for the first time counts when it is stuck again"
         assert vitals.outbox_waiting >= 1
         assert vitals.outbox_oldest_seconds > 0
+        # tried again, and not stuck meanwhile: only the room knows that it is on trial
+        order = Asked(new_id(), "RetryImport", "scan", scan, "because", actor=OPERATOR)
+        assert operations.intervene(channels, order, seconds=30).affected == 1
+        assert scan not in [found.subject_id for found in operations.list_stuck(channels, "ingest", seconds=30)]
+        assert operations.get_vitals(channels, "ingest", seconds=30).acts_unproven == 1
+        whole.sql("UPDATE ingest.interventions SET created_at = created_at - interval '121 seconds'")
+        assert operations.get_vitals(channels, "ingest", seconds=30).acts_unproven == 0
     finally:
         channels.close()
 

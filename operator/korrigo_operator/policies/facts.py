@@ -59,11 +59,17 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Acts:
-    """Automatic acts of the last hour, in all rooms: how many, the last that failed in a row, and when one did."""
+    """Automatic acts of the last hour, in all rooms: how many, the last that failed in a row, and when one did.
+
+    Of the last day: when something was healed last, and how many subjects were acted on again a moment ago, whether
+    they count as stuck meanwhile or not.
+    """
 
     last_hour: int = 0
     failures: int = 0
     failed_at: datetime | None = None
+    acted_at: datetime | None = None
+    unproven: int = 0
 
 
 @dataclass(frozen=True, slots=True)

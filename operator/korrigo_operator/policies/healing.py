@@ -27,6 +27,8 @@ PASSING = frozenset(
         "OBJECT_STORE_UNAVAILABLE", "SANDBOX_LOST", "WORKER_LOST", "DISK_FULL",
     }
 )  # fmt: skip
+# Whether an act helped is known after this time (korrigo_kit.vitals; a test holds them together).
+UNPROVEN = timedelta(minutes=2)
 _GUARDED = ("ForceUnlock", "RecreateAuditEvent")
 Policy = Callable[[Found, Limits, datetime], Decision | None]
 
@@ -139,19 +141,27 @@ def trials_left(found: Sequence[Found], limits: Limits, acts: Acts, now: datetim
     """Tell how many acts the circuit breaker lets through now: None = any number, 0 = open, 1 = one on trial.
 
     It opens when as many acts failed in a row, or as many subjects are stuck again after an act, as the policy says.
+    One that is being tried again stays among those until it is known whether that helped, though its room may not
+    list it meanwhile: else the one on trial would let all the others through.
     """
-    relapsed = [item for item in found if has_relapsed(item, now)]
-    if acts.failures + len(relapsed) < limits.breaker_failures:
+    relapsed = sum(has_relapsed(item, now) for item in found)
+    listed = sum(item.tried > 1 and _is_unproven(item, now) for item in found)
+    if acts.failures + relapsed + max(0, acts.unproven - listed) < limits.breaker_failures:
         return None
-    moments = [item.tried_at for item in relapsed if item.tried_at is not None]
-    moments += [acts.failed_at] if acts.failed_at is not None else []
-    is_cool = now - max(moments) >= timedelta(seconds=limits.breaker_cool_down_seconds) if moments else True
-    return 1 if is_cool else 0
+    moments = [item.tried_at for item in found] + [acts.failed_at, acts.acted_at]
+    last = max((moment for moment in moments if moment is not None), default=None)
+    return 1 if last is None or now - last >= timedelta(seconds=limits.breaker_cool_down_seconds) else 0
 
 
 def has_relapsed(found: Found, now: datetime) -> bool:
-    """Tell whether it is stuck although something was done about it, not just now."""
-    return found.tried_at is not None and (found.since > found.tried_at or now - found.tried_at > timedelta(minutes=2))
+    """Tell whether it is stuck although something was done about it: not just now, or not for the first time."""
+    if found.tried_at is None:
+        return False
+    return found.tried > 1 or found.since > found.tried_at or not _is_unproven(found, now)
+
+
+def _is_unproven(found: Found, now: datetime) -> bool:
+    return found.tried_at is not None and now - found.tried_at <= UNPROVEN
 
 
 def _hold(decision: Decision, reason: str, message: str) -> Decision:

@@ -125,6 +125,8 @@ class OperationService(operations_pb2_grpc.OperationServiceServicer):
             acts_last_hour=seen.acts_last_hour,
             acts_failed=seen.acts_failed,
             acts_failed_at_ms=_ms(seen.acts_failed_at),
+            acted_at_ms=_ms(seen.acted_at),
+            acts_unproven=seen.acts_unproven,
         )
 
 
@@ -222,6 +224,8 @@ def get_vitals(channels: Channels, room: str, *, seconds: float = _LIST_SECONDS)
         acts_last_hour=answer.acts_last_hour,
         acts_failed=answer.acts_failed,
         acts_failed_at=_moment(answer.acts_failed_at_ms),
+        acted_at=_moment(answer.acted_at_ms),
+        acts_unproven=answer.acts_unproven,
     )
 
 

@@ -480,6 +480,8 @@ class GetVitalsResponse(_message.Message):
     ACTS_LAST_HOUR_FIELD_NUMBER: _builtins.int
     ACTS_FAILED_FIELD_NUMBER: _builtins.int
     ACTS_FAILED_AT_MS_FIELD_NUMBER: _builtins.int
+    ACTED_AT_MS_FIELD_NUMBER: _builtins.int
+    ACTS_UNPROVEN_FIELD_NUMBER: _builtins.int
     now_ms: _builtins.int
     """The room's clock, Unix time in milliseconds; everything here is told by it."""
     outbox_waiting: _builtins.int
@@ -492,6 +494,10 @@ class GetVitalsResponse(_message.Message):
     """How many of them failed since the last that did not."""
     acts_failed_at_ms: _builtins.int
     """Unix time in milliseconds of the last of those; 0 when there was none."""
+    acted_at_ms: _builtins.int
+    """Unix time in milliseconds of the last act of healing of the last day; 0 when there was none."""
+    acts_unproven: _builtins.int
+    """Subjects that were acted on again within the last two minutes: whether that helped, nobody knows yet."""
     def __init__(
         self,
         *,
@@ -501,10 +507,12 @@ class GetVitalsResponse(_message.Message):
         acts_last_hour: _builtins.int = ...,
         acts_failed: _builtins.int = ...,
         acts_failed_at_ms: _builtins.int = ...,
+        acted_at_ms: _builtins.int = ...,
+        acts_unproven: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_failed", b"acts_failed", "acts_failed_at_ms", b"acts_failed_at_ms", "acts_last_hour", b"acts_last_hour", "now_ms", b"now_ms", "outbox_oldest_seconds", b"outbox_oldest_seconds", "outbox_waiting", b"outbox_waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acted_at_ms", b"acted_at_ms", "acts_failed", b"acts_failed", "acts_failed_at_ms", b"acts_failed_at_ms", "acts_last_hour", b"acts_last_hour", "acts_unproven", b"acts_unproven", "now_ms", b"now_ms", "outbox_oldest_seconds", b"outbox_oldest_seconds", "outbox_waiting", b"outbox_waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
