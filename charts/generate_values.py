@@ -127,6 +127,8 @@ def _value(path: tuple[str, ...], defaults: Json, comment: list[str]) -> Value:
 def schema(values: list[Value]) -> Json:
     """Build the JSON schema of the values."""
     root: Json = _closed()
+    # Helm gives every dependency of a parent chart this map.
+    root["properties"]["global"] = {"type": "object"}
     for value in values:
         at = root
         for key in value.path[:-1]:

@@ -89,3 +89,28 @@ def test_the_routes_are_those_of_the_house() -> None:
         for rule in route["spec"]["rules"]
     }
     assert found == {room: tuple(prefixes) for room, prefixes in PREFIXES.items()}
+
+
+@pytest.mark.parametrize("scenario", RULED)
+def test_an_upgrade_finds_the_policies_that_it_needs(scenario: str) -> None:
+    """Its hooks run before it changes anything, so under what `helm install` rendered."""
+    upgraded = chart.objects(chart.render(scenario=scenario, words=("--is-upgrade",)))
+    assert of_kind(upgraded, "NetworkPolicy") == of_kind(rendered(scenario), "NetworkPolicy")
+
+
+@pytest.mark.parametrize(
+    ("values", "policy", "ways"),
+    [
+        ({"tests": {"url": "https://x.example.org"}}, "korrigo-test", [80, 443]),
+        ({"publicUrl": "https://x.example.org"}, "korrigo-doctor", [80, 443]),
+        ({"objectStore": {"existingSecret": ""}}, "korrigo-ingest-worker", [80]),
+    ],
+)
+def test_what_values_name_can_be_reached(values: Json, policy: str, ways: list[int]) -> None:
+    def ports(found: list[Json] | tuple[Json, ...]) -> list[list[int]]:
+        (one,) = [one for one in of_kind(found, "NetworkPolicy") if one["metadata"]["name"] == policy]
+        return [[port["port"] for port in rule["ports"]] for rule in one["spec"]["egress"]]
+
+    before = ports(rendered("default"))
+    after = ports(chart.objects(chart.render(values)))
+    assert ways in after and len(after) == len(before) + 1

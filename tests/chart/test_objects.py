@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from harness import chart
 from harness.chart import SCENARIOS, Json, name_of, of_kind, pods, rendered, selects
@@ -94,6 +95,64 @@ def test_what_scales_itself_is_given_no_number(scenario: str) -> None:
     assert len(scaled) == (8 if scenario == "everything" else 0)
 
 
+def test_workers_are_scaled_by_queues_that_there_are() -> None:
+    """A room without jobs has no queue of them; KEDA gives up on a queue that does not exist."""
+    from korrigo.rooms import rooms
+    from korrigo_kit.room import Room
+
+    without_jobs = Room("any", chart.CHART).tasks
+    expected = {room.name: "events" if room.tasks is without_jobs else "jobs" for room in rooms()}
+    assert set(expected.values()) == {"events", "jobs"}
+    found = {
+        one["metadata"]["name"].removeprefix("korrigo-"): one["spec"]["triggers"][0]["metadata"]["queueName"]
+        for one in of_kind(rendered("everything"), "ScaledObject")
+    }
+    assert found == {f"{room}-worker": f"{kind}.{room}" for room, kind in expected.items()}
+
+
+def test_the_backup_runs_where_the_volume_is_whatever_else_is_asked_for() -> None:
+    for_nodes: Json = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    other: Json = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "fast"}}}
+    for_pods: Json = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [other]}}
+    for affinity in ({}, for_nodes, for_pods):
+        found = chart.objects(chart.render({"pods": {"affinity": affinity}}))
+        (spec,) = [spec for whose, _, spec in pods(found) if whose == "CronJob/korrigo-backup"]
+        terms = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        labels = [term["labelSelector"]["matchLabels"] for term in terms]
+        assert labels[-1]["app.kubernetes.io/component"] == "monitoring"
+        assert ({"app": "fast"} in labels) is (affinity == for_pods)
+        assert ("nodeAffinity" in spec["affinity"]) is (affinity == for_nodes)
+
+
+def test_every_pod_carries_what_values_give_to_every_pod() -> None:
+    for whose, metadata, _ in pods(rendered("everything")):
+        assert metadata["labels"]["example.org/zone"] == "inner", whose
+        assert metadata["annotations"]["example.org/scan"] == "no", whose
+    for one in of_kind(chart.objects(chart.render({"serviceAccount": {"annotations": {"a": "b"}}})), "ServiceAccount"):
+        assert (one["metadata"].get("annotations", {}).get("a") == "b") is (
+            one["metadata"]["name"] != "korrigo-operator"
+        )
+
+
+def test_no_key_stands_twice() -> None:
+    """YAML forbids it, helm lets it pass, and a stricter reader of the manifest refuses the release."""
+    values = {"commonLabels": {"release": "exams"}, "pods": {"labels": {"release": "pods"}}}
+    text = chart.render(values | {"monitoring": {"labels": {"release": "prometheus"}}}, scenario="small")
+    for document in yaml.compose_all(text, Loader=yaml.CSafeLoader):
+        _no_key_twice(document)
+
+
+def _no_key_twice(node: yaml.Node | None) -> None:
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), node.start_mark
+        for _, value in node.value:
+            _no_key_twice(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _no_key_twice(value)
+
+
 @scenarios
 def test_selectors_choose_exactly_their_own_pods(scenario: str) -> None:
     """Services, budgets and monitors against the labels of the pods (or Services) that there are."""
@@ -133,6 +192,10 @@ def test_only_the_operator_has_rights_and_they_are_listed(scenario: str) -> None
         for rule in role["rules"]:
             assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
             assert not {"secrets", "pods"} & set(rule["resources"])
+            if "events" in rule["resources"]:
+                assert rule["verbs"] == ["create"]
+            if "leases" in rule["resources"] and rule["verbs"] != ["create"]:
+                assert rule["resourceNames"] == ["korrigo-operator"]
     for account in of_kind(found, "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
 

@@ -51,6 +51,16 @@ def alerts(**changes: Any) -> dict[str, Any]:
             {"ingest": {"api": {"podDisruptionBudget": {"maxUnavailable": 0}}}},
             "ingest.api.podDisruptionBudget.maxUnavailable is 0: no drain",
         ),
+        (
+            {"operator": {"podDisruptionBudget": {"maxUnavailable": "0%"}}},
+            "operator.podDisruptionBudget.maxUnavailable is 0",
+        ),
+        ({"operator": {"podDisruptionBudget": {"maxUnavailable": -1}}}, "minimum"),
+        ({"backup": {"persistence": {"accessMode": "ReadWriteOncePod"}}}, "ReadWriteOncePod lets one pod mount"),
+        (
+            {"grading": {"api": {"pod": {"labels": {"app.kubernetes.io/component": "x"}}}}},
+            "grading.api.pod.labels: app.kubernetes.io/component is set by the chart",
+        ),
         ({"settings": {"KORRIGO_BLOBS__URL": "s3://x"}}, "settings.KORRIGO_BLOBS__URL is set by objectStore"),
         (alerts(QueueBaklog={"threshold": 1}), "there is no alert QueueBaklog; known are ImportStuck"),
         (alerts(QueueBacklog={"treshold": 1}), "treshold"),
@@ -88,6 +98,63 @@ def test_every_switch_takes_away_what_it_says_and_nothing_else(toggle: str, kind
     before = {one["kind"] for one in chart.rendered("default")}
     after = {one["kind"] for one in chart.objects(chart.render(words=("--set", f"{toggle}=false")))}
     assert before - after == kinds
+
+
+def names(values: dict[str, Any] | None = None) -> set[str]:
+    found = chart.objects(chart.render(values)) if values else chart.rendered("default")
+    return {chart.name_of(one) for one in found}
+
+
+PARTS = [f"{room}.{part}" for room in ("ingest", "grading", "render", "audit") for part in ("api", "worker")]
+
+
+def whose(part: str) -> str:
+    room, _, kind = part.partition(".")
+    return f"korrigo-{room}-worker" if kind == "worker" else f"korrigo-{room}"
+
+
+@pytest.mark.parametrize(
+    ("values", "gone"),
+    [
+        *(
+            ({part.partition(".")[0]: {part.partition(".")[2]: {"podDisruptionBudget": {"enabled": False}}}},
+             {f"PodDisruptionBudget/{whose(part)}"})
+            for part in PARTS
+        ),
+        ({"operator": {"podDisruptionBudget": {"enabled": False}}}, {"PodDisruptionBudget/korrigo-operator"}),
+        ({"doctor": {"enabled": False}}, {"Deployment/korrigo-doctor", "NetworkPolicy/korrigo-doctor"}),
+    ],
+)  # fmt: skip
+def test_a_switch_of_one_part_takes_away_its_own(values: dict[str, Any], gone: set[str]) -> None:
+    assert names() - names(values) == gone
+
+
+@pytest.mark.parametrize(
+    ("values", "new"),
+    [
+        *(({part.partition(".")[0]: {"api": {"autoscaling": {"enabled": True}}}},
+           {f"HorizontalPodAutoscaler/{whose(part)}"}) for part in PARTS if part.endswith("api")),
+        *(({part.partition(".")[0]: {"worker": {"keda": {"enabled": True}}}},
+           {f"ScaledObject/{whose(part)}", f"TriggerAuthentication/{whose(part)}"})
+          for part in PARTS if part.endswith("worker")),
+        ({"ingress": {"enabled": True, "host": "x.example.org"}}, {"Ingress/korrigo"}),
+    ],
+)  # fmt: skip
+def test_a_switch_of_one_part_brings_its_own(values: dict[str, Any], new: set[str]) -> None:
+    assert names(values) - names() == new
+
+
+def test_definitions_that_are_not_kept_go_with_the_release() -> None:
+    definitions = chart.of_kind(chart.rendered("default"), "CustomResourceDefinition")
+    kept = [one["metadata"].get("annotations", {}) for one in definitions]
+    assert all(found["helm.sh/resource-policy"] == "keep" for found in kept)
+    text = chart.render({"crds": {"keep": False}})
+    for one in chart.of_kind(chart.objects(text), "CustomResourceDefinition"):
+        assert "helm.sh/resource-policy" not in one["metadata"].get("annotations", {})
+
+
+def test_the_chart_may_be_a_part_of_another() -> None:
+    chart.render({"global": {"imageRegistry": "registry.example.org"}})
 
 
 def test_an_external_backup_takes_job_volume_and_alert_along() -> None:

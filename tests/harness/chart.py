@@ -45,7 +45,7 @@ def render(values: Mapping[str, Any] | None = None, *, scenario: str = "default"
 
 def objects(text: str) -> list[Json]:
     """Parse what helm wrote."""
-    return [found for found in yaml.safe_load_all(text) if found]
+    return [found for found in yaml.load_all(text, Loader=yaml.CSafeLoader) if found]  # ten times as fast
 
 
 @cache

@@ -18,13 +18,18 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{- define "korrigo.labels" -}}
+{{- define "korrigo.ownLabels" -}}
 {{ include "korrigo.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/part-of: korrigo
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with .root.Values.commonLabels }}
+{{- end -}}
+
+{{/* Labels of an object; `more` wins over commonLabels, so that no key stands twice. */}}
+{{- define "korrigo.labels" -}}
+{{ include "korrigo.ownLabels" . }}
+{{- with merge (deepCopy (.more | default dict)) .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
@@ -34,10 +39,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 name: {{ .name | default (printf "%s-%s" (include "korrigo.fullname" .) .component) }}
 namespace: {{ .root.Release.Namespace }}
 labels:
-  {{- include "korrigo.labels" . | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "korrigo.labels" (merge (dict "more" (.labels | default dict)) .) | nindent 2 }}
 {{- with .annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}

@@ -41,7 +41,9 @@ monitoring: [ingest, grading, render, audit]
 {{- define "korrigo.egress" -}}
 {{- $ways := .root.Values.networkPolicy.egress -}}
 {{ include "korrigo.policyRule" (dict "direction" "to" "ports" $ways.dns.ports "protocols" (list "UDP" "TCP") "peers" $ways.dns.to) }}
-{{- range .reaches }}
+{{- $reaches := .reaches }}
+{{- if and (has "objectStore" $reaches) (not .root.Values.objectStore.existingSecret) }}{{ $reaches = append $reaches "cloudIdentity" }}{{ end }}
+{{- range $reaches }}
 {{- $way := get $ways . }}
 {{ include "korrigo.policyRule" (dict "direction" "to" "ports" $way.ports "peers" $way.to) }}
 {{- end }}

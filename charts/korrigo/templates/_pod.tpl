@@ -17,13 +17,13 @@ annotations:
 {{- end -}}
 
 {{- define "korrigo.podLabels" -}}
-{{ include "korrigo.labels" . }}
-{{- with (include "korrigo.podOptions" . | fromJson).labels }}
-{{ toYaml . }}
-{{- end }}
+{{ include "korrigo.labels" (merge (dict "more" ((include "korrigo.podOptions" . | fromJson).labels | default dict)) .) }}
 {{- end -}}
 
-{{/* First lines of a pod's spec; `serviceAccount` and `token` only for who calls the API server. */}}
+{{/*
+First lines of a pod's spec; `serviceAccount` and `token` only for who calls the API server, `near` lists terms of pod
+affinity that the pod requires.
+*/}}
 {{- define "korrigo.podSpec" -}}
 {{- $pod := include "korrigo.podOptions" . | fromJson -}}
 enableServiceLinks: false
@@ -54,7 +54,14 @@ nodeSelector:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $pod.affinity | default .affinity }}
+{{- $affinity := $pod.affinity | default dict }}
+{{- with .near }}
+{{- /* What the pod itself needs stands beside what values ask for. */}}
+{{- $key := "requiredDuringSchedulingIgnoredDuringExecution" }}
+{{- $pods := $affinity.podAffinity | default dict }}
+{{- $affinity = set $affinity "podAffinity" (set $pods $key (concat (get $pods $key | default list) .)) }}
+{{- end }}
+{{- with $affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -248,7 +248,10 @@ spec:
 {{- end -}}
 {{- end -}}
 
-{{/* Workers follow the bells of their room: the row in the database is the job, but a bell rings for each that is due. */}}
+{{/*
+Workers follow the bells of their room: the row in the database is the job, but a bell rings for each that is due. Grading
+and audit do no jobs: theirs follow the events that they hear.
+*/}}
 {{- define "korrigo.room.scaledobject" -}}
 {{- $options := (get .root.Values .room).worker -}}
 {{- $context := dict "root" .root "component" (printf "%s-worker" .room) -}}
@@ -272,7 +275,7 @@ spec:
     - type: rabbitmq
       metadata:
         protocol: amqp
-        queueName: jobs.{{ $room }}
+        queueName: {{ ternary "jobs" "events" (has $room (list "ingest" "render")) }}.{{ $room }}
         mode: QueueLength
         value: {{ .queueLength | quote }}
       authenticationRef:

@@ -28,6 +28,13 @@ way out. Rendered by templates/validate.yaml, which makes no object.
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.operator.podDisruptionBudget.enabled (has (toString $v.operator.podDisruptionBudget.maxUnavailable) (list "0" "0%")) -}}
+{{- fail "operator.podDisruptionBudget.maxUnavailable is 0: no drain of a node could ever end" -}}
+{{- end -}}
+{{- if and $v.doctor.enabled (not $v.backup.external) (eq $v.backup.persistence.accessMode "ReadWriteOncePod") -}}
+{{- fail "backup.persistence.accessMode ReadWriteOncePod lets one pod mount the volume, and the doctor holds it: take ReadWriteOnce, or set doctor.enabled=false" -}}
+{{- end -}}
+{{- include "korrigo.validateLabels" . -}}
 {{- include "korrigo.validateSettings" . -}}
 {{- include "korrigo.validateAlerts" . -}}
 {{- end -}}
@@ -72,6 +79,27 @@ way out. Rendered by templates/validate.yaml, which makes no object.
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that the chart sets itself select pods: nobody may change them. */}}
+{{- define "korrigo.validateLabels" -}}
+{{- $given := dict "commonLabels" .Values.commonLabels "pods.labels" .Values.pods.labels "monitoring.labels" .Values.monitoring.labels "monitoring.dashboards.labels" .Values.monitoring.dashboards.labels "monitoring.rules.objectLabels" .Values.monitoring.rules.objectLabels -}}
+{{- range $room := splitList " " (include "korrigo.rooms" (dict "root" .)) -}}
+{{- range $part, $options := get $.Values $room -}}
+{{- $_ := set $given (printf "%s.%s.pod.labels" $room $part) ($options.pod.labels | default dict) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := list "operator" "migrate" "backup" "doctor" "tests" -}}
+{{- $_ := set $given (printf "%s.pod.labels" $name) ((get $.Values $name).pod.labels | default dict) -}}
+{{- end -}}
+{{- $own := include "korrigo.ownLabels" (dict "root" . "component" "any") | fromYaml -}}
+{{- range $where, $labels := $given -}}
+{{- range $key, $_ := $labels -}}
+{{- if hasKey $own $key -}}
+{{- fail (printf "%s: %s is set by the chart" $where $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
