@@ -75,6 +75,19 @@ def test_lost_content_is_found_brought_back_and_the_copy_graded(
     exported = korrigo.json("export", "annotations", copy_id)
     assert [a["content"] for a in exported["annotations"]] == ["Très bien"]
     assert (exported["total"], exported["status"]) == (17, "GRADED")
+    # As the playbooks grep them, in the one log of all processes; each once for each time that it happened.
+    general = (own.home / "logs" / "django.log").read_text().splitlines()
+    for line in (
+        f"Successfully imported copy {copy_id}",
+        f"Starting async finalization for copy {copy_id}",
+        f"PDF generation failed for copy {copy_id}",
+        f"Copy {copy_id} failed 1 times - manual intervention required",
+        f"Successfully finalized copy {copy_id}",
+    ):
+        said = [json.loads(raw) for raw in general if line in raw]
+        assert said, line
+        assert len(korrigo.json("logs", "grep", line)["items"]) == len(said)
+    assert any('"CRITICAL"' in raw and copy_id in raw for raw in general)
 
 
 def test_orphans_go_to_the_trash_after_two_looks_and_a_day(
@@ -217,6 +230,9 @@ def test_logs_and_audit_tell_one_story(korrigo: CommandLine, own: Embedded, boss
     assert {line["request_id"] for line in found} == {request_id}
     assert [line["timestamp"] for line in found] == sorted(line["timestamp"] for line in found)
     assert any("Async PDF import failed" in line["message"] for line in found)
+    general = (own.home / "logs" / "django.log").read_text()
+    assert "Async PDF import failed" in general and "Rasterization failed" in general
+    assert [line for line in general.splitlines() if request_id in line]
     shown = korrigo("logs", "grep", request_id, "--level", "ERROR")
     assert shown.returncode == 0 and "Async PDF import failed" in shown.stdout and "INFO" not in shown.stdout
     assert korrigo("logs", "grep", "no-line-names-this").returncode == 3

@@ -82,7 +82,7 @@ class Instance(ABC):
 
     def log_lines(self) -> Iterator[dict[str, Any]]:
         """Yield every JSON log line of every process, with `_file` added."""
-        for path in sorted(self.logs.glob("*.log*")):
+        for path in sorted(path for path in self.logs.glob("*.log*") if not path.name.startswith("django.log")):
             for line in path.read_text(errors="replace").splitlines():
                 with contextlib.suppress(ValueError):
                     found = json.loads(line)

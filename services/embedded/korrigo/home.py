@@ -7,7 +7,7 @@ Used by every command of the front door. Layout:
     ├── secrets/              0700, one generated secret per file (0600)
     ├── postgres/             0700, of the database user: data/ and socket/
     ├── blobs/  incidents/    0700
-    ├── logs/NAME.log         one per child process; audit.log = what was stored in the trail, django.log = api.log
+    ├── logs/NAME.log         one per child process; audit.log = what was stored in the trail; django.log = all in one
     └── run/                  0700, up.lock, state.json, sockets, samples/ (metrics of this start)
 
 A socket's path may have 107 bytes at most (sun_path), so a long home gets a short runtime folder elsewhere.
@@ -22,11 +22,11 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from korrigo import general_log
 from korrigo_kit.errors import Invalid, StateConflict, Unavailable
 
 SUN_PATH_BYTES = 107
@@ -96,9 +96,9 @@ class Home:
                 self.root.chmod(stat.S_IMODE(self.root.stat().st_mode) | 0o011)
             for folder in (self.run, self.logs, self.secrets, self.blobs, self.root / "incidents"):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            # The playbooks' name of the log of whoever answers requests.
-            with suppress(FileExistsError):
-                (self.logs / "django.log").symlink_to("api.log")
+            # In an older home the name led to the log of the api.
+            if (self.logs / general_log.NAME).is_symlink():
+                (self.logs / general_log.NAME).unlink(missing_ok=True)
         except OSError as error:
             raise Unavailable(
                 "HOME_NOT_WRITABLE", f"cannot make the data folder {self.root}: {error.strerror}"

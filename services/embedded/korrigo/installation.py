@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from korrigo import general_log
 from korrigo.home import Home, is_in_use, keep_secret, replace_file
 from korrigo_kit.errors import Invalid, Unavailable
 
@@ -58,6 +59,7 @@ def derive(home: Home, environ: Mapping[str, str]) -> dict[str, str]:
         "KORRIGO_BROKER__URL": "pgmq://",
         "KORRIGO_BLOBS__URL": f"file://{home.blobs}",
         "KORRIGO_LOG__AUDIT_PATH": str(home.logs / "audit.log"),
+        "KORRIGO_LOG__GENERAL_PATH": str(home.logs / general_log.NAME),
         **{f"KORRIGO_RPC__{room.upper()}": f"unix:{sockets}/rpc-{room}.sock" for room in ROOMS},
     }
     files = {

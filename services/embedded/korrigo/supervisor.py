@@ -20,7 +20,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from types import FrameType
 
-from korrigo import keeper, processes
+from korrigo import general_log, keeper, processes
 from korrigo.children import Child, Phase, Running
 from korrigo.home import Home
 from korrigo_kit.errors import KorrigoError
@@ -34,6 +34,7 @@ ERRAND_AGAIN_SECONDS = 3600.0  # an errand that failed is tried again after this
 _TICK_SECONDS = 0.05
 _REST_SECONDS = 1.0
 _ROTATE_SECONDS = 5.0
+_OWN_LOG = "up.log"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -97,6 +98,8 @@ class Supervisor:
             self._rotated = time.monotonic()
             for running in self._running.values():
                 running.rotate_log()
+            for name in (general_log.NAME, _OWN_LOG):
+                general_log.rotate(self._home.logs / name)
 
     def _advance(self, running: Running) -> None:
         now = time.monotonic()
@@ -259,8 +262,8 @@ class Supervisor:
             "service": "supervisor",
             "message": f"{running.child.name}: {text}",
         }
-        with suppress(OSError), (self._home.logs / "up.log").open("a") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        for name in (general_log.NAME, _OWN_LOG):
+            general_log.append(self._home.logs / name, json.dumps(line, ensure_ascii=False))
 
     def _write_state(self) -> None:
         running = self._running

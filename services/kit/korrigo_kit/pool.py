@@ -45,7 +45,7 @@ def _build(conf: Any) -> _Child:
     settings = registry.load_settings()
     names = list(conf.korrigo_rooms)
     service = f"{names[0]}-worker" if len(names) == 1 else "worker"
-    logs.configure(service, settings.log.level, settings.log.directory)
+    logs.configure(service, settings.log.level, settings.log.directory, settings.log.general_path)
     traces.configure(service, settings.otel)
     samples.tidy()
     process = Process.build(registry.rooms(names), settings)

@@ -39,7 +39,7 @@ def run(
     `beside_sweeper` runs in a thread of whichever process has the sweeper, until the event is set.
     """
     name = rooms[0].name if len(rooms) == 1 else "-".join(parts)
-    logs.configure(name, settings.log.level, settings.log.directory)
+    logs.configure(name, settings.log.level, settings.log.directory, settings.log.general_path)
     traces.configure(name, settings.otel)
     samples.tidy()
     process = Process.build(rooms, settings)

@@ -157,6 +157,11 @@ class LogSettings(Section):
     audit_path: str | None = Field(
         None, description="Rotating file of the audit log, written by audit's worker; default: standard output."
     )
+    general_path: str | None = Field(
+        None,
+        description="File that every process appends its lines to as well; whoever sets it rotates it, by renaming"
+        " (`korrigo up` does both).",
+    )
 
 
 class OtelSettings(Section):

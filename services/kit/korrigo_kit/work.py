@@ -192,7 +192,7 @@ def work(rooms: Sequence[Room], settings: Settings, *, registry: str, ready_file
     `registry` names the front door's module with `rooms(names)` and `load_settings()`, for the spawned children.
     """
     name = f"{rooms[0].name}-worker" if len(rooms) == 1 else "worker"
-    logs.configure(name, settings.log.level, settings.log.directory)
+    logs.configure(name, settings.log.level, settings.log.directory, settings.log.general_path)
     if settings.log.audit_path and any(room.name == "audit" for room in rooms):
         logs.keep_audit(settings.log.audit_path, name)
     traces.configure(name, settings.otel)

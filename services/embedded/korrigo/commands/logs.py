@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from korrigo.general_log import is_copy
 from korrigo.home import Home
 from korrigo.operating import AsJson, moment
 from korrigo_kit.errors import NotFound
@@ -59,10 +60,10 @@ def grep(
 
 
 def search(folder: Path, text: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON lines of a folder's log files that hold a text, each once."""
+    """Yield the JSON lines of a folder's log files that hold a text, each once; the general log repeats others."""
     seen: set[str] = set()
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        if path.is_symlink() or not path.is_file() or not _LOG_FILE.fullmatch(path.name):
+        if is_copy(path) or path.is_symlink() or not path.is_file() or not _LOG_FILE.fullmatch(path.name):
             continue
         for raw in _lines(path):
             if text in raw and raw not in seen:

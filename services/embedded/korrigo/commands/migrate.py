@@ -33,9 +33,12 @@ def migrate(
     With KORRIGO_ADMIN_PASSWORD set, an account `admin` is made when no admin can log in.
     """
     from korrigo import rooms
+    from korrigo_kit.telemetry import logs
 
     installation.attach()
     settings = rooms.load_settings()
+    if settings.log.general_path and not dry_run:
+        logs.join_general("migrate", settings.log.level, settings.log.general_path)
     saved_as = None if dry_run else save_first(settings)
     moved = due(settings) if dry_run else apply(settings)
     if as_json:

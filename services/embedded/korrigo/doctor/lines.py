@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from korrigo.general_log import is_copy
+
 RECENT_SECONDS = 900
 _TAIL_BYTES = 4 << 20
 
@@ -46,7 +48,7 @@ class Lines:
         for folder in self._folders:
             for path in sorted(folder.rglob("*.log*")):
                 try:
-                    if path.suffix != ".gz" and path.stat().st_mtime >= since.timestamp():
+                    if path.suffix != ".gz" and not is_copy(path) and path.stat().st_mtime >= since.timestamp():
                         yield from _tail(path)
                 except OSError:  # rotated away while we looked
                     continue

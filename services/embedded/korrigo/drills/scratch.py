@@ -24,6 +24,7 @@ from typing import Any
 
 from korrigo import processes
 from korrigo.drills.desk import Desk
+from korrigo.general_log import is_copy
 from korrigo.home import Home
 from korrigo_kit.errors import Bug, Timeout, Unavailable
 
@@ -169,7 +170,7 @@ class Scratch:
     def log_lines(self) -> list[dict[str, Any]]:
         """Read every log line that is JSON."""
         found = []
-        for path in sorted(self.home.logs.glob("*.log")):
+        for path in sorted(path for path in self.home.logs.glob("*.log") if not is_copy(path)):
             for line in path.read_text(errors="replace").splitlines():
                 if line.startswith("{"):
                     try:

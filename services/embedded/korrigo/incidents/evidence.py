@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from korrigo import installation, processes
+from korrigo.general_log import is_copy
 from korrigo.home import Home, is_in_use
 from korrigo.incidents import journal, redaction
 from korrigo.incidents.book import Book
@@ -204,7 +205,7 @@ class _Collector:
         yield name, _json([one.fields(datetime.now(UTC)) for one in found])
 
     def _logs(self, _: str) -> Part:
-        for path in sorted(path for path in self._home.logs.glob("*.log") if not path.is_symlink()):
+        for path in sorted(path for path in self._home.logs.glob("*.log") if not is_copy(path)):
             lines = list(_recent(path, self._since))
             if lines:
                 yield f"logs/{path.stem}.jsonl", "\n".join(lines) + "\n"

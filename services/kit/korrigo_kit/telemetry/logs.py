@@ -5,8 +5,10 @@ The request id and the ids of copy, exam and job come from `kit.context`, so tha
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
+import os
 import sys
 import time
 import traceback
@@ -67,8 +69,59 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(fields, default=str).decode()
 
 
-def configure(service: str, level: str, directory: str | None) -> None:
-    """Send every log of this process to standard output as JSON, and to a rotating file when a folder is given."""
+class SharedFile(logging.Handler):
+    """Appends to a file that other processes append to as well and somebody rotates by renaming.
+
+    A line is one write to a descriptor that is open for appending, so the kernel mixes no two lines; what is written
+    while the file is renamed ends in the file of the older lines.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._descriptor = -1
+        self._file = (0, 0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, into the file that has the name now."""
+        try:
+            data = (self.format(record) + "\n").encode(errors="replace")
+            self._follow()
+            # One write but where the disk is full: then the rest of the line, if there is room again.
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except Exception:
+            self.handleError(record)
+
+    def _follow(self) -> None:
+        try:
+            found = os.stat(self._path)
+            if (found.st_dev, found.st_ino) == self._file:
+                return
+        except FileNotFoundError:
+            pass
+        self._shut()
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        opened = os.fstat(self._descriptor)
+        self._file = (opened.st_dev, opened.st_ino)
+
+    def _shut(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._file = -1, (0, 0)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        with self.lock or contextlib.nullcontext():
+            self._shut()
+        super().close()
+
+
+def configure(service: str, level: str, directory: str | None, general_path: str | None = None) -> None:
+    """Send every log of this process to standard output as JSON, and to the files that are given.
+
+    These are a rotating one of this process in a folder, and the one of all processes.
+    """
     formatter = JsonFormatter(service)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if directory:
@@ -79,6 +132,8 @@ def configure(service: str, level: str, directory: str | None) -> None:
                 folder / f"{service}.log", maxBytes=_FILE_BYTES, backupCount=_FILE_COUNT, encoding="utf-8"
             )
         )
+    if general_path:
+        handlers.append(SharedFile(general_path))
     for handler in handlers:
         handler.setFormatter(formatter)
     root = logging.getLogger()
@@ -91,6 +146,18 @@ def configure(service: str, level: str, directory: str | None) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+
+
+def join_general(service: str, level: str, path: str) -> None:
+    """Let a command that speaks to a person write what it logs besides into the log of all processes."""
+    handler = SharedFile(path)
+    handler.setFormatter(JsonFormatter(service))
+    root = logging.getLogger()
+    # The second is what Python does with warnings as long as there is no handler: tell them to the person.
+    root.handlers[:] = [handler, *([logging.lastResort] if logging.lastResort else [])]
+    root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def keep_audit(path: str, service: str) -> None:
