@@ -114,12 +114,16 @@ class Rooms:
             answer = stub.CountMissing(audit_pb2.CountMissingRequest(), timeout=_COUNT_SECONDS)
         return sum(int(found.events) for found in answer.counts)
 
-    def alert_episodes(self) -> Sequence[AlertEpisode]:
-        """List the newest episodes of groups of alerts; raises the room's error, Unavailable or Timeout."""
+    def alert_episodes(self, besides: Sequence[str] = ()) -> tuple[Sequence[AlertEpisode], Sequence[str]]:
+        """List the newest episodes of groups of alerts and those of `besides`, and the ids of it that are unknown.
+
+        Raises the room's error, Unavailable or Timeout.
+        """
         with self._channels.asking("grading"):
             stub = self._channels.stub("grading", grading_pb2_grpc.AlertServiceStub)
-            answer = stub.ListAlertGroups(grading_pb2.ListAlertGroupsRequest(), timeout=_ASK_SECONDS)
-        return [_episode(group) for group in answer.groups]
+            request = grading_pb2.ListAlertGroupsRequest(ids=besides)
+            answer = stub.ListAlertGroups(request, timeout=_ASK_SECONDS)
+        return [_episode(group) for group in answer.groups], list(answer.unknown_ids)
 
     def close(self) -> None:
         """Close the channels."""

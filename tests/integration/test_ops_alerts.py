@@ -18,7 +18,10 @@ from harness.servers import Postgres
 from korrigo_grading.flows import alerting
 from korrigo_grading.models import alerts
 from korrigo_grading.settings import AlertingSettings
+from korrigo_kit.ids import new_id
+from korrigo_kit.rpc import Channels
 from korrigo_kit.settings import SettingsError, load
+from korrigo_operator.asking import Rooms
 
 ALERTS = "/api/ops/alerts"
 Json = dict[str, Any]
@@ -155,6 +158,24 @@ def test_old_groups_go_and_those_that_fire_stay(room: GradingRoom) -> None:
     post(admin, alert("Lasting", start="2024-01-12T03:00:00Z"), key="Lasting")
     alerting.prune(room.rt)
     assert [group["labels"]["alertname"] for group in listed(admin)] == ["Lasting"]
+
+
+def test_the_operator_hears_of_an_old_group_that_it_asks_for_and_of_one_that_is_gone(room: GradingRoom) -> None:
+    """However many came since: an Incident follows its group to the end, and ends with it."""
+    admin = room.log_in()
+    old = post(admin, alert("Old", start="2025-01-12T03:00:00Z"), key="Old")["group_id"]
+    for number in range(100):
+        post(admin, alert("New"), key=f"New{number}")
+    channels, gone = Channels(room.settings.rpc, "operator"), new_id()
+    try:
+        rooms = Rooms(channels)
+        newest, unknown = rooms.alert_episodes()
+        assert (len(newest), old in [episode.id for episode in newest], unknown) == (100, False, [])
+        told, unknown = rooms.alert_episodes([old, gone, newest[0].id])
+        assert [episode.id for episode in told] == [*(episode.id for episode in newest), old]
+        assert unknown == [gone]
+    finally:
+        channels.close()
 
 
 @pytest.mark.parametrize(

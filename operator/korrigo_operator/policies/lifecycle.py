@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -67,3 +67,32 @@ def fate(known: Known, listed: Collection[Key], complete_until: datetime | None,
     if complete_until is not None and known.since >= complete_until:
         return KEEP
     return RESOLVE
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An incident that has no object yet: how bad it is (P0 to P3), when it began, and when it ended."""
+
+    priority: str
+    started_at: datetime
+    ended_at: datetime | None = None
+
+
+def incidents(known: Mapping[str, datetime | None], new: Mapping[str, Wanted]) -> tuple[list[str], list[str]]:
+    """Return the names of new incidents that get an object, and of known ones that go for them.
+
+    `known` by name, with when each ended. What fires comes before what ended, the worst and longest first; of what
+    ended the last stay. So whatever went does not come back for another one to go.
+    """
+    firing = [name for name, ended_at in known.items() if ended_at is None]
+    urgent = sorted(
+        (name for name, one in new.items() if one.ended_at is None),
+        key=lambda name: (new[name].priority, new[name].started_at, name),
+    )
+    ended = {name: at for name, at in known.items() if at is not None}
+    ended |= {name: one.ended_at for name, one in new.items() if one.ended_at is not None}
+    last_first = sorted(ended, key=lambda name: (ended[name], name), reverse=True)
+    kept = set([*firing, *urgent, *last_first][:MOST_INCIDENTS])
+    made = [*urgent, *(name for name in last_first if name in new)]
+    gone = [name for name in last_first if name in known and name not in kept]
+    return [name for name in made if name in kept], gone

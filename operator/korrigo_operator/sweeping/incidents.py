@@ -5,7 +5,9 @@ Alertmanager tells grading, grading tells us; what people add (cause, actions, l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from korrigo_kit.incidents import levels, report, words
@@ -15,6 +17,8 @@ from korrigo_operator.kinds import IncidentSpec, IncidentStatus
 from korrigo_operator.policies import lifecycle
 from korrigo_operator.policies.episode import AlertEpisode
 from korrigo_operator.sweeping import objects
+
+log = logging.getLogger("korrigo.operator")
 
 PLURAL = "incidents"
 # What was done before the alert fired, and after it ended, belongs to the story.
@@ -28,48 +32,83 @@ def name_of(episode: AlertEpisode) -> str:
     return f"inc-{episode.started_at.astimezone(UTC):%Y-%m-%d-%H-%M}-{episode.id[-12:]}"
 
 
-def reconcile(
-    cluster: Cluster, episodes: Sequence[AlertEpisode], interventions: Sequence[Document], impact: str, now: datetime
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What incidents are written from: episodes, those asked for that grading does not know, acts, and the impact."""
+
+    episodes: Sequence[AlertEpisode]
+    unknown: Collection[str] = ()
+    acts: Sequence[Document] = ()
+    impact: str = ""
+
+
+def firing(items: Sequence[Document]) -> list[str]:
+    """Return the episodes of the Incidents that have not ended: grading has to tell of them, however old they are."""
+    return [item["spec"]["groupId"] for item in items if _ended(item) is None]
+
+
+def reconcile(cluster: Cluster, found: Sequence[Document], told: Told, now: datetime) -> int:
     """Make, update and drop Incidents; returns how many objects could not be written."""
-    items = {item["metadata"]["name"]: item for item in cluster.list(PLURAL)}
-    told = {name_of(episode): episode for episode in episodes}
-    for name, episode in told.items():
-        is_late = episode.ended_at is not None and now - episode.ended_at > lifecycle.LATE
-        if name not in items and not is_late and len(items) < lifecycle.MOST_INCIDENTS:
-            made = cluster.create(PLURAL, "Incident", {"name": name}, _spec(episode).document())
-            if made is not None:
-                items[name] = made
-                cluster.tell(made, "Incident", made["spec"]["title"], is_warning=True)
-    return objects.each(
+    items = {item["metadata"]["name"]: item for item in found}
+    episodes = {name_of(episode): episode for episode in told.episodes}
+    new = {
+        name: lifecycle.Wanted(_spec(episode).priority, episode.started_at, episode.ended_at)
+        for name, episode in episodes.items()
+        if name not in items and not (episode.ended_at is not None and now - episode.ended_at > lifecycle.LATE)
+    }
+    wanted, surplus = lifecycle.incidents({name: _ended(item) for name, item in items.items()}, new)
+    failed = objects.each([items.pop(name) for name in surplus], "Incident", lambda item: _drop(cluster, item))
+    for name in wanted:
+        made = cluster.create(PLURAL, "Incident", {"name": name}, _spec(episodes[name]).document())
+        if made is not None:
+            items[name] = made
+            cluster.tell(made, "Incident", made["spec"]["title"], is_warning=True)
+    left_out = [name for name, one in new.items() if one.ended_at is None and name not in wanted]
+    if left_out:
+        log.warning("%s alert groups fire without an Incident: there are too many", len(left_out))
+    return failed + objects.each(
         list(items.values()),
         "Incident",
-        lambda item: _one(cluster, item, told.get(item["metadata"]["name"]), interventions, impact, now),
+        lambda item: _one(cluster, item, episodes.get(item["metadata"]["name"]), told, now),
     )
 
 
-def _one(
-    cluster: Cluster,
-    item: Document,
-    episode: AlertEpisode | None,
-    interventions: Sequence[Document],
-    impact: str,
-    now: datetime,
-) -> None:
-    old = item.get("status") or {}
-    ended = old.get("endTime")
-    if ended and now - datetime.fromisoformat(ended) > lifecycle.KEEP_INCIDENTS:
-        cluster.delete(PLURAL, item["metadata"]["name"], item["metadata"]["uid"])
+def _ended(item: Document) -> datetime | None:
+    ended = (item.get("status") or {}).get("endTime")
+    return datetime.fromisoformat(ended) if ended else None
+
+
+def _drop(cluster: Cluster, item: Document) -> None:
+    cluster.delete(PLURAL, item["metadata"]["name"], item["metadata"]["uid"])
+
+
+def _one(cluster: Cluster, item: Document, episode: AlertEpisode | None, told: Told, now: datetime) -> None:
+    old, ended_at = item.get("status") or {}, _ended(item)
+    if ended_at is not None and now - ended_at > lifecycle.KEEP_INCIDENTS:
+        _drop(cluster, item)
         return
-    if episode is None or objects.is_paused(item):
+    if objects.is_paused(item):
         return
     spec = IncidentSpec.model_validate(item["spec"])
-    status = _status(item["metadata"]["name"], spec, old, episode, interventions, impact, now)
+    if episode is not None:
+        entries = list(_alerts(episode))
+    elif ended_at is None and spec.group_id in told.unknown:
+        episode = AlertEpisode(spec.group_id, spec.start_time, ended_at=now, alerts=())
+        entries = [*_remembered(old), Entry(_iso(now), "note", "closed: grading does not know these alerts any more")]
+    else:
+        return
+    status = _status(item["metadata"]["name"], spec, old, episode, entries, told, now)
     if old and old.get("level", 1) < status.level:
         cluster.tell(item, "Escalated", f"level {status.level}: {status.who}", is_warning=True)
     if old.get("phase") == "Firing" and status.phase == "Resolved":
         cluster.tell(item, "Resolved", f"after {status.duration_seconds} s")
     objects.write(cluster, PLURAL, item, status=status)
+
+
+def _remembered(old: Document) -> list[Entry]:
+    """Return what the object itself says of its alerts, when nobody else does any more."""
+    lines = [line for line in old.get("timeline", ()) if line["kind"] in ("alert", "resolved")]
+    return [Entry(_iso(datetime.fromisoformat(line["time"])), line["kind"], line["text"]) for line in lines]
 
 
 def _spec(episode: AlertEpisode) -> IncidentSpec:
@@ -97,19 +136,19 @@ def _status(
     spec: IncidentSpec,
     old: Document,
     episode: AlertEpisode,
-    interventions: Sequence[Document],
-    impact: str,
+    entries: Sequence[Entry],
+    told: Told,
     now: datetime,
 ) -> IncidentStatus:
-    acts = [item for item in interventions if _belongs(item, episode, now)]
-    timeline = sorted([*_alerts(episode), *_acts(acts)], key=lambda entry: entry.at)[:_MOST_LINES]
+    acts = [item for item in told.acts if _belongs(item, episode, now)]
+    timeline = sorted([*entries, *_acts(acts)], key=lambda entry: entry.at)[:_MOST_LINES]
     is_firing = episode.ended_at is None
-    told = impact if is_firing and impact else old.get("impact", "")
+    impact = told.impact if is_firing and told.impact else old.get("impact", "")
     incident = Incident(
         id=name, title=spec.title, priority=spec.priority, severity=spec.severity, created_at=_iso(episode.started_at),
         started_at=_iso(episode.started_at), ended_at=_iso(episode.ended_at) if episode.ended_at else None,
         group_id=episode.id, alertname=spec.alertname, scenario=spec.scenario, runbook_url=spec.runbook_url,
-        impact=told, cause=spec.cause or "", actions=spec.actions, lessons=spec.lessons, timeline=timeline,
+        impact=impact, cause=spec.cause or "", actions=spec.actions, lessons=spec.lessons, timeline=timeline,
     )  # fmt: skip
     level = incident.level(now)
     seconds = round(incident.lasted_seconds(now))
@@ -123,7 +162,7 @@ def _status(
             "endTime": episode.ended_at,
             # To the minute while it fires: a status that changes with every sweep is a write with every sweep.
             "durationSeconds": seconds - seconds % 60 if is_firing else seconds,
-            "impact": told,
+            "impact": impact,
             "interventions": [item["metadata"]["name"] for item in acts][:50],
             "timeline": [{"time": entry.at, "kind": entry.kind, "text": entry.text[:500]} for entry in timeline],
             "report": report.markdown(incident, now)[:_MOST_REPORT],

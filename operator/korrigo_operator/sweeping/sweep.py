@@ -111,12 +111,14 @@ class Sweeper:
         if "grading" in seen.silent:
             return 0
         try:
-            episodes = self._rooms.alert_episodes()
+            found = self._cluster.list(incidents.PLURAL)
+            episodes, unknown = self._rooms.alert_episodes(incidents.firing(found))
         except KorrigoError as error:
             log.warning("alerts were not read: %s", error.reason, extra={"reason": error.reason})
             return 1
-        items = self._cluster.list(interventions.PLURAL)
-        return incidents.reconcile(self._cluster, episodes, items, _impact(seen), self._clock())
+        acts = self._cluster.list(interventions.PLURAL)
+        told = incidents.Told(episodes, frozenset(unknown), acts, _impact(seen))
+        return incidents.reconcile(self._cluster, found, told, self._clock())
 
 
 def _impact(seen: Seen) -> str:

@@ -76,9 +76,11 @@ class AlertService(grading_pb2_grpc.AlertServiceServicer):
         self, request: grading_pb2.ListAlertGroupsRequest, context: grpc.ServicerContext
     ) -> grading_pb2.ListAlertGroupsResponse:
         """List episodes of groups of alerts, newest first, as many as one message holds."""
-        answer = grading_pb2.ListAlertGroupsResponse()
+        limit = min(request.limit or _MOST_GROUPS, _MOST_GROUPS)
+        groups, unknown = alerting.newest(self._rt, limit, request.ids[:_MOST_GROUPS])
+        answer = grading_pb2.ListAlertGroupsResponse(unknown_ids=unknown)
         size = 0
-        for group in alerting.newest(self._rt, min(request.limit or _MOST_GROUPS, _MOST_GROUPS)):
+        for group in groups:
             told = _group(group)
             size += told.ByteSize()
             if size > _MESSAGE_BYTES:

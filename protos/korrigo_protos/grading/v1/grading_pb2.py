@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'korrigo_protos/grading/v1/grading.proto\x12\x19korrigo_protos.grading.v1\"!\n\x0eGetExamRequest\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\"\x93\x01\n\x0fGetExamResponse\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\x12\x12\n\nsplit_mode\x18\x02 \x01(\t\x12\x19\n\x11pages_per_booklet\x18\x03 \x01(\x05\x12\x18\n\x10split_horizontal\x18\x04 \x01(\x08\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x15\n\rcorrector_ids\x18\x06 \x03(\t\"$\n\x11GetAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"J\n\x12GetAccountResponse\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tis_active\x18\x02 \x01(\x08\x12\r\n\x05roles\x18\x03 \x03(\t\"\'\n\x16ListAlertGroupsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"P\n\x17ListAlertGroupsResponse\x12\x35\n\x06groups\x18\x01 \x03(\x0b\x32%.korrigo_protos.grading.v1.AlertGroup\"\x88\x01\n\nAlertGroup\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rstarted_at_ms\x18\x02 \x01(\x03\x12\x13\n\x0b\x65nded_at_ms\x18\x03 \x01(\x03\x12\x30\n\x06\x61lerts\x18\x04 \x03(\x0b\x32 .korrigo_protos.grading.v1.Alert\x12\x10\n\x08left_out\x18\x05 \x01(\x05\"\x9c\x02\n\x05\x41lert\x12\x15\n\rstarted_at_ms\x18\x01 \x01(\x03\x12\x13\n\x0b\x65nded_at_ms\x18\x02 \x01(\x03\x12<\n\x06labels\x18\x03 \x03(\x0b\x32,.korrigo_protos.grading.v1.Alert.LabelsEntry\x12\x46\n\x0b\x61nnotations\x18\x04 \x03(\x0b\x32\x31.korrigo_protos.grading.v1.Alert.AnnotationsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32o\n\x0b\x45xamService\x12`\n\x07GetExam\x12).korrigo_protos.grading.v1.GetExamRequest\x1a*.korrigo_protos.grading.v1.GetExamResponse2{\n\x0e\x41\x63\x63ountService\x12i\n\nGetAccount\x12,.korrigo_protos.grading.v1.GetAccountRequest\x1a-.korrigo_protos.grading.v1.GetAccountResponse2\x88\x01\n\x0c\x41lertService\x12x\n\x0fListAlertGroups\x12\x31.korrigo_protos.grading.v1.ListAlertGroupsRequest\x1a\x32.korrigo_protos.grading.v1.ListAlertGroupsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'korrigo_protos/grading/v1/grading.proto\x12\x19korrigo_protos.grading.v1\"!\n\x0eGetExamRequest\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\"\x93\x01\n\x0fGetExamResponse\x12\x0f\n\x07\x65xam_id\x18\x01 \x01(\t\x12\x12\n\nsplit_mode\x18\x02 \x01(\t\x12\x19\n\x11pages_per_booklet\x18\x03 \x01(\x05\x12\x18\n\x10split_horizontal\x18\x04 \x01(\x08\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x15\n\rcorrector_ids\x18\x06 \x03(\t\"$\n\x11GetAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"J\n\x12GetAccountResponse\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tis_active\x18\x02 \x01(\x08\x12\r\n\x05roles\x18\x03 \x03(\t\"4\n\x16ListAlertGroupsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0b\n\x03ids\x18\x02 \x03(\t\"e\n\x17ListAlertGroupsResponse\x12\x35\n\x06groups\x18\x01 \x03(\x0b\x32%.korrigo_protos.grading.v1.AlertGroup\x12\x13\n\x0bunknown_ids\x18\x02 \x03(\t\"\x88\x01\n\nAlertGroup\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rstarted_at_ms\x18\x02 \x01(\x03\x12\x13\n\x0b\x65nded_at_ms\x18\x03 \x01(\x03\x12\x30\n\x06\x61lerts\x18\x04 \x03(\x0b\x32 .korrigo_protos.grading.v1.Alert\x12\x10\n\x08left_out\x18\x05 \x01(\x05\"\x9c\x02\n\x05\x41lert\x12\x15\n\rstarted_at_ms\x18\x01 \x01(\x03\x12\x13\n\x0b\x65nded_at_ms\x18\x02 \x01(\x03\x12<\n\x06labels\x18\x03 \x03(\x0b\x32,.korrigo_protos.grading.v1.Alert.LabelsEntry\x12\x46\n\x0b\x61nnotations\x18\x04 \x03(\x0b\x32\x31.korrigo_protos.grading.v1.Alert.AnnotationsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32o\n\x0b\x45xamService\x12`\n\x07GetExam\x12).korrigo_protos.grading.v1.GetExamRequest\x1a*.korrigo_protos.grading.v1.GetExamResponse2{\n\x0e\x41\x63\x63ountService\x12i\n\nGetAccount\x12,.korrigo_protos.grading.v1.GetAccountRequest\x1a-.korrigo_protos.grading.v1.GetAccountResponse2\x88\x01\n\x0c\x41lertService\x12x\n\x0fListAlertGroups\x12\x31.korrigo_protos.grading.v1.ListAlertGroupsRequest\x1a\x32.korrigo_protos.grading.v1.ListAlertGroupsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,21 +44,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETACCOUNTRESPONSE']._serialized_start=293
   _globals['_GETACCOUNTRESPONSE']._serialized_end=367
   _globals['_LISTALERTGROUPSREQUEST']._serialized_start=369
-  _globals['_LISTALERTGROUPSREQUEST']._serialized_end=408
-  _globals['_LISTALERTGROUPSRESPONSE']._serialized_start=410
-  _globals['_LISTALERTGROUPSRESPONSE']._serialized_end=490
-  _globals['_ALERTGROUP']._serialized_start=493
-  _globals['_ALERTGROUP']._serialized_end=629
-  _globals['_ALERT']._serialized_start=632
-  _globals['_ALERT']._serialized_end=916
-  _globals['_ALERT_LABELSENTRY']._serialized_start=819
-  _globals['_ALERT_LABELSENTRY']._serialized_end=864
-  _globals['_ALERT_ANNOTATIONSENTRY']._serialized_start=866
-  _globals['_ALERT_ANNOTATIONSENTRY']._serialized_end=916
-  _globals['_EXAMSERVICE']._serialized_start=918
-  _globals['_EXAMSERVICE']._serialized_end=1029
-  _globals['_ACCOUNTSERVICE']._serialized_start=1031
-  _globals['_ACCOUNTSERVICE']._serialized_end=1154
-  _globals['_ALERTSERVICE']._serialized_start=1157
-  _globals['_ALERTSERVICE']._serialized_end=1293
+  _globals['_LISTALERTGROUPSREQUEST']._serialized_end=421
+  _globals['_LISTALERTGROUPSRESPONSE']._serialized_start=423
+  _globals['_LISTALERTGROUPSRESPONSE']._serialized_end=524
+  _globals['_ALERTGROUP']._serialized_start=527
+  _globals['_ALERTGROUP']._serialized_end=663
+  _globals['_ALERT']._serialized_start=666
+  _globals['_ALERT']._serialized_end=950
+  _globals['_ALERT_LABELSENTRY']._serialized_start=853
+  _globals['_ALERT_LABELSENTRY']._serialized_end=898
+  _globals['_ALERT_ANNOTATIONSENTRY']._serialized_start=900
+  _globals['_ALERT_ANNOTATIONSENTRY']._serialized_end=950
+  _globals['_EXAMSERVICE']._serialized_start=952
+  _globals['_EXAMSERVICE']._serialized_end=1063
+  _globals['_ACCOUNTSERVICE']._serialized_start=1065
+  _globals['_ACCOUNTSERVICE']._serialized_end=1188
+  _globals['_ALERTSERVICE']._serialized_start=1191
+  _globals['_ALERTSERVICE']._serialized_end=1327
 # @@protoc_insertion_point(module_scope)

@@ -133,10 +133,16 @@ def since(rt: Runtime, start: datetime, limit: int = 200) -> list[Group]:
     return [group for group in found if group.ended_at is None or group.ended_at >= start]
 
 
-def newest(rt: Runtime, limit: int) -> list[Group]:
-    """List the newest episodes with their alerts; for rooms and the operator, which are let in as such."""
+def newest(rt: Runtime, limit: int, besides: Sequence[str] = ()) -> tuple[list[Group], list[str]]:
+    """List the newest episodes with their alerts, those of `besides` after them, and the ids of it that are not there.
+
+    For rooms and the operator, which are let in as such.
+    """
     with rt.db.transaction() as tx:
-        return alerts.page(tx, is_firing=None, after=None, limit=limit)
+        found = alerts.page(tx, is_firing=None, after=None, limit=limit)
+        named = alerts.named(tx, besides) if besides else []
+    listed, known = {group.id for group in found}, {group.id for group in named}
+    return found + [group for group in named if group.id not in listed], [id_ for id_ in besides if id_ not in known]
 
 
 def prune(rt: Runtime) -> None:

@@ -151,6 +151,12 @@ def find(tx: Tx, group_id: str) -> Group | None:
     return found[0] if found else None
 
 
+def named(tx: Tx, ids: Sequence[str]) -> list[Group]:
+    """Read the episodes of these ids that are there, with their alerts, newest first."""
+    sql = f"SELECT {_COLUMNS} FROM alert_groups WHERE id = ANY(%s::uuid[]) ORDER BY started_at DESC, id DESC"
+    return _with_alerts(tx, tx.all(sql, (list(ids),)))
+
+
 def newest_of(tx: Tx, alertname: str) -> Group | None:
     """Read the episode in which an alert of this name fires, else the newest in which it did."""
     return _first(
