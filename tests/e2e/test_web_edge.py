@@ -261,6 +261,13 @@ def test_every_answer_has_the_security_headers(admin: Client) -> None:
         assert not {"server", "x-powered-by"} & {name.lower() for name in answer.headers}
 
 
+def test_figures_are_not_for_the_world(admin: Client) -> None:
+    """Prometheus asks the process itself; what came through a gateway is somebody from outside."""
+    assert admin.http.get("/metrics").status_code == 200
+    problem(admin.http.get("/metrics", headers={"X-Forwarded-For": "203.0.113.7"}), 404, "NOT_FOUND")
+    assert admin.http.get("/api/me", headers={"X-Forwarded-For": "203.0.113.7"}).status_code == 200
+
+
 def test_head_is_get_without_its_body_and_slashes_do_not_matter(admin: Client) -> None:
     document = admin.json("GET", "/api/openapi.json")
     paths = ["/", "/metrics", "/api/docs", "/api/openapi.json"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
@@ -126,7 +126,10 @@ def _add_metrics(app: FastAPI, runtimes: Mapping[str, Runtime], settings: Settin
 
     collectors = gauges.collectors(runtimes, settings.http.metrics_cache_seconds)
 
-    def expose() -> Response:
+    def expose(request: Request) -> Response:
+        # Prometheus comes straight; what a gateway brings is the world, which has no business with these.
+        if "x-forwarded-for" in request.headers:
+            raise HTTPException(404)
         return Response(metrics.expose(collectors), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.add_api_route("/metrics", expose, include_in_schema=False)
