@@ -424,7 +424,9 @@ def on_failed(tx: Tx, job: Job, failure: Failure) -> None:
             )
             events.copy_import_failed(tx, scan, row["copy_id"], failure.reason)
     events.scan_finished(tx, scan, state, failure.reason, [row["copy_id"] for row in copies])
-    import_duration_seconds.labels("failed", pages_bucket(scan["pages"])).observe(
-        max(0.0, (tx.row("SELECT clock_timestamp() AS now")["now"] - scan["created_at"]).total_seconds())
-    )
-    ocr_errors_total.labels(ocr_error_type(failure.reason)).inc()
+    seconds = max(0.0, (tx.row("SELECT clock_timestamp() AS now")["now"] - scan["created_at"]).total_seconds())
+    duration = import_duration_seconds.labels("failed", pages_bucket(scan["pages"]))
+    errors = ocr_errors_total.labels(ocr_error_type(failure.reason))
+    # After the commit: where it is lost all of this is done again, and would be counted twice.
+    tx.after_commit(lambda: duration.observe(seconds))
+    tx.after_commit(errors.inc)
