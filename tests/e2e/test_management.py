@@ -88,6 +88,9 @@ def test_lost_content_is_found_brought_back_and_the_copy_graded(
         assert said, line
         assert len(korrigo.json("logs", "grep", line)["items"]) == len(said)
     assert any('"CRITICAL"' in raw and copy_id in raw for raw in general)
+    # The part that makes the document tells why, with its traceback: the playbook greps the two together.
+    causes = [raw for raw in general if f"PDF generation failed for copy {copy_id}" in raw and "Traceback" in raw]
+    assert causes and all("BLOB_NOT_FOUND" in raw for raw in causes)
 
 
 def test_orphans_go_to_the_trash_after_two_looks_and_a_day(

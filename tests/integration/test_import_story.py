@@ -206,6 +206,10 @@ def test_a_staged_copy_that_gets_no_pages_is_told_with_its_traceback(
     text = JsonFormatter("ingest").format(told)
     assert "Traceback (most recent call last)" in json.loads(text)["exc_info"]
     assert json.loads(text)["copy_id"] == copy_id and "DUPONT" not in text
+    for line in ("Async PDF import failed for exam", "Rasterization failed"):
+        told = next(record for record in caplog.records if record.getMessage().startswith(line))
+        text = JsonFormatter("ingest").format(told)
+        assert "Traceback (most recent call last)" in json.loads(text)["exc_info"] and "DUPONT" not in text
 
 
 @pytest.mark.skipif(not CORPORA.exists(), reason="CORPORA MISSING: ../shared is not beside this checkout")

@@ -104,7 +104,8 @@ def _in_sandbox(rt: Runtime, work: Work, target: str, arguments: Mapping[str, An
         return rt.sandbox.run(f"{_ENGINE}.{target}", dict(arguments), workdir=work.folder, limits=limits)
     except EngineError as error:
         line = "Rasterization timeout" if error.reason == "TIMEOUT" else f"Rasterization failed: {error.reason}"
-        log.error(line, extra={"reason": error.reason, "detail": error.detail, "scan_id": work.job.subject_id})
+        fields = {"reason": error.reason, "detail": error.detail, "scan_id": work.job.subject_id}
+        log.error(line, extra=fields, exc_info=True)
         raise of_engine(error.reason, error.message, error.detail) from error
 
 
@@ -398,6 +399,7 @@ def on_failed(tx: Tx, job: Job, failure: Failure) -> None:
         failure.reason,
         failure.message,
         extra=fields,
+        exc_info=failure.error,
     )
     if not failure.is_final:
         return
