@@ -10,12 +10,14 @@ import os
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from korrigo import postgres
 from korrigo.doctor import postgres as questions
 from korrigo.doctor import storage
 from korrigo.doctor.causes import Blind, size, some, span
 from korrigo.doctor.import_stuck import worker_down
+from korrigo.doctor.lines import RECENT_SECONDS
 from korrigo.doctor.monitors import get
 from korrigo.doctor.patient import Patient
 from korrigo.doctor.web import room_down
@@ -32,7 +34,7 @@ SERVICES = "services"
 QUEUES = "queue length"
 CONNECTIONS = "database connections"
 DISK = "disk space"
-ERRORS = "errors of the last quarter of an hour"
+ERRORS = "errors of the last hour"
 STUCK = "stuck copies"
 
 Answer = tuple[bool | None, str]
@@ -207,13 +209,14 @@ def _errors(patient: Patient) -> Answer:
     if not patient.lines.is_known:
         return None, "no log files on this machine"
     # A marker who forgot a question is told so himself; the line is the guide's, and no fault.
-    lines = patient.lines.where(
-        lambda line: line.get("level") in ("ERROR", "CRITICAL") and line.get("reason") != "SCORE_INCOMPLETE"
-    )
+    lines = [line for line in patient.lines.errors if line.get("reason") != "SCORE_INCOMPLETE"]
+    # What was healed half an hour ago is told, and no longer held against the product.
+    since = datetime.now(UTC) - timedelta(seconds=RECENT_SECONDS)
+    recent = [line for line in lines if line["at"] >= since]
     last = some([str(line.get("message", ""))[:100] for line in lines[-2:]])
-    is_critical = any(line["level"] == "CRITICAL" for line in lines)
-    text = f"{len(lines)} lines of ERROR or above" + (f", the last: {last}" if lines else "")
-    return not is_critical and len(lines) <= _ERRORS, text
+    is_critical = any(line["level"] == "CRITICAL" for line in recent)
+    text = f"{len(lines)} lines of ERROR or above, {len(recent)} of them in the last {RECENT_SECONDS // 60} minutes"
+    return not is_critical and len(recent) <= _ERRORS, text + (f"; the last: {last}" if lines else "")
 
 
 def _stuck(patient: Patient) -> Answer:
