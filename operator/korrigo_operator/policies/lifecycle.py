@@ -27,16 +27,22 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An object as it is: what it is about, which room told it, since when, and when it was resolved."""
+    """An object as it is: what it is about, which room told it and since when, when it was resolved."""
 
     key: Key
     room: str
     since: datetime
     resolved_at: datetime | None = None
+    is_paused: bool = False
 
 
-def chosen(found: Sequence[Found], known: Collection[Key], limits: Limits, now: datetime) -> list[Found]:
-    """Return what has an object: what has one already, then the oldest, never more than the policy's most."""
+def chosen(
+    found: Sequence[Found], known: Collection[Key], limits: Limits, now: datetime, taken: int = 0
+) -> list[Found]:
+    """Return what has an object: what has one already, then the oldest, never more than the policy's most.
+
+    `taken` places of those are for others.
+    """
     old_enough = [
         item
         for item in found
@@ -48,7 +54,7 @@ def chosen(found: Sequence[Found], known: Collection[Key], limits: Limits, now: 
     for item in sorted(old_enough, key=lambda one: (one.since, one.key)):
         unique.setdefault((item.stage, item.id), item)
     ordered = sorted(unique.values(), key=lambda one: ((one.stage, one.id) not in known, one.since, one.key))
-    return ordered[: limits.most]
+    return ordered[: max(0, limits.most - taken)]
 
 
 def fate(known: Known, listed: Collection[Key], complete_until: datetime | None, is_heard: bool, now: datetime) -> str:
@@ -67,6 +73,25 @@ def fate(known: Known, listed: Collection[Key], complete_until: datetime | None,
     if complete_until is not None and known.since >= complete_until:
         return KEEP
     return RESOLVE
+
+
+def bounded(rest: Mapping[str, tuple[Known, str]], places: int) -> dict[str, str]:
+    """Return what becomes of the objects that are not among the chosen, when there is place for so many of them.
+
+    `rest` by name, with the fate of each alone. Those that a person paused stay before what nobody knows about now, the
+    oldest of it first; of what is no longer stuck the last stay.
+    """
+
+    def rank(name: str) -> tuple[int, float, str]:
+        known, fate_ = rest[name]
+        if known.resolved_at is not None:
+            return 3, -known.resolved_at.timestamp(), name
+        if fate_ == RESOLVE:
+            return 2, known.since.timestamp(), name
+        return 0 if known.is_paused else 1, known.since.timestamp(), name
+
+    staying = sorted((name for name in rest if rest[name][1] != DELETE), key=rank)
+    return {name: rest[name][1] for name in rest} | dict.fromkeys(staying[max(0, places) :], DELETE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,26 +36,56 @@ def name_of(key: Key) -> str:
 def reconcile(cluster: Cluster, seen: Seen, limits: Limits, now: datetime, runbooks: str) -> Reconciled:
     """Bring the objects to what the rooms tell; returns what was decided about each that is stuck."""
     done = Reconciled(items={item["metadata"]["name"]: item for item in cluster.list(PLURAL)})
-    known = {_known(item).key: item for item in done.items.values()}
-    paused = {key for key, item in known.items() if objects.is_paused(item)}
-    found = [replace(item, is_paused=(item.stage, item.id) in paused) for item in seen.found]
-    live = [key for key, item in known.items() if _known(item).resolved_at is None]
-    chosen = lifecycle.chosen(found, live, limits, now)
+    known = {name: _known(item) for name, item in done.items.items()}
+    alone = _fates(known, seen, now)
+    chosen = _chosen(known, alone, seen, limits, now)
+    names = {name_of((item.stage, item.id)) for item in chosen}
+    rest = {name: (one, alone[name]) for name, one in known.items() if name not in names}
     writer = _Writer(cluster, now, runbooks)
+    # First, so that what goes makes place for what comes: there are never more than the policy's most.
+    fates = lifecycle.bounded(rest, limits.most - len(chosen))
+    done.failed = sum(_let_go(writer, done, name, alone[name], fate) for name, fate in fates.items())
     for item, decision in healing.decide(chosen, limits, seen.acts, now):
         name = name_of((item.stage, item.id))
-        before = done.items.get(name) or writer.create(name, item)
+        before = done.items.get(name)
+        if before is None and len(done.items) < limits.most:
+            before = writer.create(name, item)
         if before is not None:
             done.items[name] = before
             done.decisions[name] = (item, decision)
-    done.failed = objects.each(
+    done.failed += objects.each(
         [done.items[name] for name in done.decisions], "StuckCopy",
         lambda item: writer.update(item, *done.decisions[item["metadata"]["name"]]),
     )  # fmt: skip
-    listed = {(item.stage, item.id) for item in found}
-    rest = [item for name, item in done.items.items() if name not in done.decisions]
-    done.failed += objects.each(rest, "StuckCopy", lambda item: writer.let_go(item, listed, seen))
     return done
+
+
+def _chosen(
+    known: Mapping[str, Known], fates: Mapping[str, str], seen: Seen, limits: Limits, now: datetime
+) -> list[Found]:
+    paused = {one.key for one in known.values() if one.is_paused}
+    live = [one.key for one in known.values() if one.resolved_at is None]
+    found = [replace(item, is_paused=(item.stage, item.id) in paused) for item in seen.found]
+    # What a person paused keeps its place while its room is silent: the annotation would be lost with the object.
+    taken = sum(
+        one.is_paused and one.resolved_at is None and fates[name] == lifecycle.KEEP for name, one in known.items()
+    )
+    return lifecycle.chosen(found, live, limits, now, taken)
+
+
+def _let_go(writer: _Writer, done: Reconciled, name: str, alone: str, fate: str) -> int:
+    failed = objects.each([done.items[name]], "StuckCopy", lambda item: writer.let_go(item, alone, fate))
+    if fate == lifecycle.DELETE and not failed:
+        del done.items[name]
+    return failed
+
+
+def _fates(known: Mapping[str, Known], seen: Seen, now: datetime) -> dict[str, str]:
+    listed = {(item.stage, item.id) for item in seen.found}
+    return {
+        name: lifecycle.fate(one, listed, seen.complete_until.get(one.room), one.room not in seen.silent, now)
+        for name, one in known.items()
+    }
 
 
 def _known(item: Document) -> Known:
@@ -66,6 +96,7 @@ def _known(item: Document) -> Known:
         room=spec["room"],
         since=datetime.fromisoformat(spec["since"]),
         resolved_at=datetime.fromisoformat(resolved) if resolved else None,
+        is_paused=objects.is_paused(item),
     )
 
 
@@ -109,15 +140,16 @@ class _Writer:
             }
         )
 
-    def let_go(self, item: Document, listed: set[Key], seen: Seen) -> None:
-        """Resolve or delete an object that nothing stuck stands behind any more."""
-        known = _known(item)
-        is_heard = known.room not in seen.silent
-        fate = lifecycle.fate(known, listed, seen.complete_until.get(known.room), is_heard, self._now)
+    def let_go(self, item: Document, alone: str, fate: str) -> None:
+        """Resolve or delete an object that is not among the chosen; `alone` is its fate if there were place for all."""
         if fate == lifecycle.DELETE:
             self._cluster.delete(PLURAL, item["metadata"]["name"], item["metadata"]["uid"])
-        if fate != lifecycle.RESOLVE:
-            return
+        elif fate == lifecycle.RESOLVE:
+            self._resolve(item)
+        if alone == lifecycle.RESOLVE:
+            self._cluster.tell(item, "Resolved", "no longer stuck")
+
+    def _resolve(self, item: Document) -> None:
         old = item.get("status") or {}
         status = StuckCopyStatus.model_validate(
             {
@@ -133,7 +165,6 @@ class _Writer:
             }
         )
         objects.write(self._cluster, PLURAL, item, status=status)
-        self._cluster.tell(item, "Resolved", "no longer stuck")
 
 
 def _spec(found: Found) -> StuckCopySpec:
