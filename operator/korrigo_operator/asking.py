@@ -28,8 +28,9 @@ log = logging.getLogger("korrigo.operator")
 
 NAMES = ("ingest", "grading", "render", "audit")
 _ASK_SECONDS = 10
-# Whoever acts longer goes on after we hung up: the next sweep hears what came of it.
-ACT_SECONDS = 30
+# Whoever acts longer goes on after we hung up: the next sweep hears what came of it. With the age at which a lease is
+# renewed (10 s) less than the lease (30 s), so that nobody takes it over during an act.
+ACT_SECONDS = 15
 # Counting the whole trail takes about a second per million records.
 _COUNT_SECONDS = 30
 
