@@ -61,10 +61,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             print(f"{COPIES} copies made in {time.monotonic() - begun:.1f} s")
             assert check(made.ledger, client, instance, expected_copies=GRADED) == []
             url = instance.database_url()
+            tried = instance.cli("backup", "create", "--dry-run", "--json")
+            foreseen = json.loads(tried.stdout)
+            assert not Path(foreseen["directory"]).exists() or not list(Path(foreseen["directory"]).iterdir())
             done = instance.cli("backup", "create", "--json", seconds=600)
             assert done.returncode == 0, done.stderr
             told = json.loads(done.stdout)
             assert (told["copies"], told["kind"]) == (COPIES, "manual") and told["objects"] > COPIES
+            assert {name: foreseen[name] for name in ("copies", "kind", "objects")} == {
+                name: told[name] for name in ("copies", "kind", "objects")
+            }
             held = tables(url)
             later = client.create_exam("After the backup")
             token = str(client.http.headers["Authorization"])
@@ -79,7 +85,15 @@ def test_read_only_refuses_changes_and_nothing_else(world: World) -> None:
     instance = world.instance
     with Client(instance.url) as client:
         client.login("admin", instance.admin_password)
-        assert json.loads(instance.cli("read-only", "on", "--json").stdout) == {"read_only": True, "changed": True}
+        tried = json.loads(instance.cli("read-only", "on", "--dry-run", "--json").stdout)
+        assert tried == {"read_only": False, "changed": False, "dry_run": True, "would_change": True}
+        assert client.create_exam("Still allowed")
+        nobody = instance.cli("read-only", "on", "--as", "nobody")
+        assert nobody.returncode == 3 and "USER_NOT_FOUND" in nobody.stderr
+        turned = instance.cli("read-only", "on", "--as", "admin", "--json")
+        assert json.loads(turned.stdout) == {"read_only": True, "changed": True}
+        told = "SELECT convert_from(leaf, 'UTF8') FROM grading.outbox WHERE action = 'READ_ONLY'"
+        assert [json.loads(leaf)["actor_id"] for (leaf,) in instance.sql(told)] == [client.user["id"]]
         try:
             time.sleep(1.0)  # promised: in force within a second
             for method, path in (

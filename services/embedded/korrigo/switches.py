@@ -32,13 +32,14 @@ def turn(tx: Tx, name: str, value: int) -> None:
         )
 
 
-def tell(tx: Tx, action: str, metadata: dict[str, object]) -> None:
+def tell(tx: Tx, action: str, metadata: dict[str, object], actor_id: str = outbox.SYSTEM_ACTOR) -> None:
     """Write an event of the installation's own stream; the transaction must be grading's."""
     outbox.emit(
         tx,
         type="installation_changed",
         subject=SYSTEM,
         payload=events_pb2.Recorded(),
+        actor_id=actor_id,
         action=action,
         metadata=metadata,
     )

@@ -207,15 +207,20 @@ def find(directory: Path, text: str) -> Path:
 
 def prune(directory: Path, keep: int, spare: str = "") -> list[str]:
     """Remove all but the newest `keep` of each kind that is made by itself; what a person made stays, and `spare`."""
-    removed = []
-    for kind in schedule.KINDS:
-        if kind == schedule.MANUAL:
-            continue
-        of_kind = [name for name in schedule.names(directory) if (schedule.parse(name) or ("", ""))[1] == kind]
-        for name in (name for name in of_kind[:-keep] if name != spare):
-            # Out of sight first: a removal that is interrupted must not leave a good name on half a backup.
-            hidden = directory / f"{PARTIAL}{name}"
-            (directory / name).rename(hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
-            removed.append(name)
+    removed = [name for name in outdated(directory, keep) if name != spare]
+    for name in removed:
+        # Out of sight first: a removal that is interrupted must not leave a good name on half a backup.
+        hidden = directory / f"{PARTIAL}{name}"
+        (directory / name).rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
     return removed
+
+
+def outdated(directory: Path, keep: int, to_come: str = "") -> list[str]:
+    """List what is beyond the newest `keep` of each kind that is made by itself, once one of `to_come` is added."""
+    found = []
+    for kind in schedule.KINDS:
+        if kind != schedule.MANUAL:
+            of_kind = [name for name in schedule.names(directory) if (schedule.parse(name) or ("", ""))[1] == kind]
+            found += of_kind[: max(0, len(of_kind) + (kind == to_come) - keep)]
+    return found

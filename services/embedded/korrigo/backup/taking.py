@@ -24,7 +24,7 @@ from korrigo.settings import BackupSettings
 from korrigo.switches import owner_database
 from korrigo_kit.blobs import BlobStore, open_store
 from korrigo_kit.clock import rfc3339
-from korrigo_kit.errors import Invalid, StateConflict
+from korrigo_kit.errors import Invalid, StateConflict, Unavailable
 from korrigo_kit.settings import Settings
 
 Say = Callable[[str], None]
@@ -74,6 +74,42 @@ def take(
     facts = {"objects": manifest.objects, "object_bytes": manifest.object_bytes, "seconds": seconds}
     note(settings, path.name, manifest.created_at, facts)
     return Taken(path, manifest, seconds, removed)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a backup of this moment would hold, and where there is room for it."""
+
+    directory: str
+    kind: str
+    copies: int
+    objects: int
+    schemas: Mapping[str, str]
+    free_bytes: int
+    would_remove: Sequence[str]
+
+
+def foresee(home: Home, settings: Settings, directory: Path, *, kind: str) -> Foreseen:
+    """Look at what `take` would do, and refuse what it would refuse at once; writes nothing.
+
+    Raises StateConflict (NOT_MIGRATED, BACKUP_INSIDE_STORE), Invalid and Unavailable.
+    """
+    _require_outside_store(settings, directory)
+    parent = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise Unavailable("BACKUP_DIRECTORY", f"{parent} may not be written")
+    with tables.snapshot(settings.database, servers.programs(home)) as moment:
+        room = os.statvfs(parent)
+        keep = settings.get(BackupSettings).keep
+        return Foreseen(
+            str(directory),
+            kind,
+            moment.counts.get("grading.copies", 0),
+            len(moment.objects),
+            moment.schemas,
+            room.f_bavail * room.f_frsize,
+            archive.outdated(directory, keep, kind) if kind != schedule.MANUAL else [],
+        )
 
 
 def _gather(home: Home, settings: Settings, directory: Path, partial: Path, kind: str, say: Say) -> Manifest:

@@ -42,6 +42,7 @@ def backup() -> None:
 def create(
     to: Annotated[Path | None, typer.Option(help="folder of backups instead of the configured one")] = None,
     kind: Kind = schedule.MANUAL,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only tell what it would hold")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Back up database and objects, and prove it by a trial restore. Example: korrigo backup create --to /mnt/usb"""
@@ -51,6 +52,16 @@ def create(
     home = Home.locate()
     with servers.instance(home) as settings:
         directory = to.absolute() if to else taking.directory_of(home, settings)
+        if dry_run:
+            found = taking.foresee(home, settings, directory, kind=kind)
+            _tell(
+                as_json,
+                {"dry_run": True, **asdict(found)},
+                f"would back up {found.copies} copies and {found.objects} objects of {', '.join(found.schemas)} to"
+                f" {directory}, {found.free_bytes / 1e6:.1f} MB free"
+                + (f"; would remove {', '.join(found.would_remove)}" if found.would_remove else ""),
+            )
+            return
         taken = taking.take(home, settings, directory, kind=kind, say=_progress(as_json))
     fields = _fields(taken.path, taken.manifest) | {"seconds": taken.seconds, "removed": list(taken.removed)}
     size = taken.manifest.dump_bytes + taken.manifest.object_bytes

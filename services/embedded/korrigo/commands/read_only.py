@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from korrigo import installation
+from korrigo.operating import ActAs, DryRun, operation
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -23,6 +24,8 @@ class State(StrEnum):
 @app.command()
 def read_only(
     state: Annotated[State | None, typer.Argument(help="on or off; without it, tell")] = None,
+    dry_run: DryRun = False,
+    act_as: ActAs = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Refuse changes with 503 READ_ONLY, or allow them again, within a second. Example: korrigo read-only on
@@ -31,19 +34,30 @@ def read_only(
     """
     from korrigo import rooms
     from korrigo.switches import owner_database, tell, turn
+    from korrigo_kit.outbox import SYSTEM_ACTOR
     from korrigo_kit.switches import READ_ONLY
 
     installation.attach()
+    actor_id = SYSTEM_ACTOR
+    if act_as is not None:
+        with operation("grading", act_as=act_as) as at:
+            actor_id = at.actor_id
     database = owner_database(rooms.load_settings())
     try:
         with database.transaction() as tx:
             row = tx.one("SELECT value FROM switches WHERE name = %s FOR UPDATE", (READ_ONLY,))
             is_on = bool(row and row["value"])
             wanted = is_on if state is None else state is State.ON
-            if wanted != is_on:
+            if wanted != is_on and not dry_run:
                 turn(tx, READ_ONLY, int(wanted))
-                tell(tx, "READ_ONLY", {"is_on": wanted})
+                tell(tx, "READ_ONLY", {"is_on": wanted}, actor_id)
     finally:
         database.close()
-    text = "read-only: changes are refused" if wanted else "changes are allowed"
-    typer.echo(json.dumps({"read_only": wanted, "changed": wanted != is_on}) if as_json else text)
+    is_now, changes = (is_on if dry_run else wanted), wanted != is_on
+    if as_json:
+        found = {"read_only": is_now, "changed": changes and not dry_run}
+        typer.echo(json.dumps(found | ({"dry_run": True, "would_change": changes} if dry_run else {})))
+        return
+    typer.echo("read-only: changes are refused" if is_now else "changes are allowed")
+    if dry_run:
+        typer.echo(("would refuse them" if wanted else "would allow them") if changes else "would change nothing")

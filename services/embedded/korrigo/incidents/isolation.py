@@ -46,7 +46,7 @@ def begin(settings: Settings, grading: Runtime, evidence_sha256: str, actor_id: 
         with database.transaction() as tx:
             was = _is_read_only(tx)
             turn(tx, READ_ONLY, 1)
-            tell(tx, "ISOLATED", {"evidence_sha256": evidence_sha256, "was_read_only": was})
+            tell(tx, "ISOLATED", {"evidence_sha256": evidence_sha256, "was_read_only": was}, actor_id)
     finally:
         database.close()
     found = sessions.logged_in(grading)
