@@ -67,9 +67,12 @@ def test_lost_content_is_found_brought_back_and_the_copy_graded(
     assert source.exists()
 
     dry = korrigo.json("retry_failed_tasks", "--kind", "finalize", "--since", "1h", "--dry-run")
-    assert [item["id"] for item in dry["items"]] == [copy_id]
+    assert [(item["id"], item["reason"]) for item in dry["items"]] == [(copy_id, "BLOB_NOT_FOUND")]
+    other = korrigo.json("retry_failed_tasks", "--reason", "TIMEOUT", "--as", "admin")
+    assert (other["items"], other["retried"]) == ([], 0)
     assert boss.copy(copy_id)["status"] == "GRADING_FAILED"
-    assert korrigo.json("retry_failed_tasks", "--as", "admin")["retried"] == 1
+    class_of_it = ("--reason", "TIMEOUT", "--reason", "blob_not_found")
+    assert korrigo.json("retry_failed_tasks", *class_of_it, "--as", "admin")["retried"] == 1
     assert boss.wait_graded(copy_id)["final_score"] == 17
     assert told(boss, copy_id, "FINALIZE", success=True)["actor_id"] == boss.user["id"]
     exported = korrigo.json("export", "annotations", copy_id)

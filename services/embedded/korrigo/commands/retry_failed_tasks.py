@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
@@ -20,6 +22,9 @@ KINDS = ("import", "finalize")
 def retry_failed_tasks(
     kind: Annotated[list[str] | None, typer.Option(help="import or finalize (repeatable); default: both")] = None,
     since: Annotated[str | None, typer.Option(help="only what failed since then: 24h, 7d or an ISO time")] = None,
+    reason: Annotated[
+        list[str] | None, typer.Option(help="only what failed for this reason, as --dry-run shows it (repeatable)")
+    ] = None,
     dry_run: DryRun = False,
     act_as: ActAs = None,
     as_json: AsJson = False,
@@ -29,14 +34,15 @@ def retry_failed_tasks(
     Exit code 9 when something could not be tried again. Example: korrigo retry_failed_tasks --kind import --since 24h
     """
     installation.check_words(kind or [], KINDS)
+    chosen = _Chosen(moment(since) if since else None, frozenset(code.upper() for code in reason or ()), dry_run)
     with operation("ingest", "grading", act_as=act_as) as at:
         found = [
-            *(_imports(at, since, dry_run) if not kind or "import" in kind else ()),
-            *(_finals(at, since, dry_run) if not kind or "finalize" in kind else ()),
+            *(_imports(at, chosen) if not kind or "import" in kind else ()),
+            *(_finals(at, chosen) if not kind or "finalize" in kind else ()),
         ]
     refused = [item for item in found if item["refused"]]
     word = "would retry" if dry_run else "retried"
-    lines = [f"{item['kind']} {item['id']}: {item['refused'] or word}" for item in found]
+    lines = [f"{item['kind']} {item['id']} {item['reason'] or '-'}: {item['refused'] or word}" for item in found]
     tell(
         as_json,
         {"dry_run": dry_run, "retried": len(found) - len(refused), "items": found},
@@ -47,26 +53,42 @@ def retry_failed_tasks(
         raise typer.Exit(EXIT_FOUND_PROBLEMS)
 
 
-def _imports(at: Operation, since: str | None, dry_run: bool) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Which failures are meant, and whether they are only told."""
+
+    since: datetime | None
+    reasons: frozenset[str]
+    is_dry: bool
+
+    def has(self, reason: str | None) -> bool:
+        return not self.reasons or reason in self.reasons
+
+
+def _imports(at: Operation, chosen: _Chosen) -> list[dict[str, Any]]:
     from korrigo_ingest.flows import retrying
 
     room = at["ingest"]
     found = []
-    for scan in retrying.failed(room, moment(since) if since else None):
-        refused = None if dry_run else _refusal(partial(retrying.retry, room, scan.id, at.actor_id))
+    for scan in retrying.failed(room, chosen.since):
+        if not chosen.has(scan.error_reason):
+            continue
+        refused = None if chosen.is_dry else _refusal(partial(retrying.retry, room, scan.id, at.actor_id))
         found.append({"kind": "import", "id": scan.id, "reason": scan.error_reason, "refused": refused})
     return found
 
 
-def _finals(at: Operation, since: str | None, dry_run: bool) -> list[dict[str, Any]]:
+def _finals(at: Operation, chosen: _Chosen) -> list[dict[str, Any]]:
     from korrigo_grading.flows import finalize, recovering
 
     room = at["grading"]
     found = []
-    for copy_id in recovering.failed(room, moment(since) if since else None):
-        act = partial(finalize.retry, room, at.principal, copy_id, lambda tx, done: None)
-        refused = None if dry_run else _refusal(act)
-        found.append({"kind": "finalize", "id": copy_id, "reason": None, "refused": refused})
+    for copy in recovering.failed(room, chosen.since):
+        if not chosen.has(copy.reason):
+            continue
+        act = partial(finalize.retry, room, at.principal, copy.copy_id, lambda tx, done: None)
+        refused = None if chosen.is_dry else _refusal(act)
+        found.append({"kind": "finalize", "id": copy.copy_id, "reason": copy.reason, "refused": refused})
     return found
 
 

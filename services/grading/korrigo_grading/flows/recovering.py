@@ -78,16 +78,26 @@ def stuck(rt: Runtime, thresholds: Thresholds) -> list[Stuck]:
         return [Stuck(**row) for row in tx.all(_SQL, values)]
 
 
-def failed(rt: Runtime, since: datetime | None) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A copy that is GRADING_FAILED, and the reason that its newest request ended with."""
+
+    copy_id: str
+    reason: str | None
+
+
+def failed(rt: Runtime, since: datetime | None) -> list[Failed]:
     """List the copies that are GRADING_FAILED, longest first; with `since` only those that failed later."""
     with rt.db.transaction() as tx:
         rows = tx.all(
-            "SELECT c.id::text AS id FROM copies c JOIN exams e ON e.id = c.exam_id WHERE c.status = 'GRADING_FAILED'"
+            "SELECT c.id::text AS copy_id, (SELECT f.error_reason FROM finalisations f WHERE f.copy_id = c.id"
+            " AND f.revision = c.revision ORDER BY f.request DESC LIMIT 1) AS reason"
+            " FROM copies c JOIN exams e ON e.id = c.exam_id WHERE c.status = 'GRADING_FAILED'"
             " AND c.deleted_at IS NULL AND e.deleted_at IS NULL"
             " AND (%(since)s::timestamptz IS NULL OR c.updated_at >= %(since)s) ORDER BY c.updated_at, c.id",
             {"since": since},
         )
-    return [row["id"] for row in rows]
+    return [Failed(**row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
