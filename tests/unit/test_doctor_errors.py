@@ -28,7 +28,9 @@ def asked(folder: Path) -> health.Finding:
 
 
 def test_the_hour_is_counted_and_the_quarter_judged(tmp_path: Path) -> None:
-    write(tmp_path, "worker.log", (70, "ERROR", {}), *[(40, "ERROR", {"n": n}) for n in range(12)], (30, "CRITICAL", {}))
+    write(
+        tmp_path, "worker.log", (70, "ERROR", {}), *[(40, "ERROR", {"n": n}) for n in range(12)], (30, "CRITICAL", {})
+    )
     write(tmp_path, "worker.log.1", (50, "ERROR", {}), (20, "INFO", {"message": 'somebody said "ERROR"'}))
     write(tmp_path, "api.log", (5, "ERROR", {}), (4, "ERROR", {"reason": "SCORE_INCOMPLETE"}), (3, "INFO", {}))
     found = asked(tmp_path)

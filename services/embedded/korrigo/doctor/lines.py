@@ -1,7 +1,7 @@
 """What the processes of this machine wrote lately. Read by the causes that leave no rows behind.
 
-Only the ends of the files are read: a quarter of an hour of a busy instance is some megabytes. Of the last hour only the
-errors are taken, which are few.
+Only the ends of the files are read: a quarter of an hour of a busy instance is some megabytes. Of the last hour only
+the errors are taken, which are few.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _in_sandbox(rt: Runtime, work: Work, target: str, arguments: Mapping[str, An
     except EngineError as error:
         line = "Rasterization timeout" if error.reason == "TIMEOUT" else f"Rasterization failed: {error.reason}"
         fields = {"reason": error.reason, "detail": error.detail, "scan_id": work.job.subject_id}
-        log.error(line, extra=fields, exc_info=True)
+        log.exception(line, extra=fields)
         raise of_engine(error.reason, error.message, error.detail) from error
 
 
