@@ -18,10 +18,12 @@ from korrigo_ingest.room import ROOM as INGEST
 from korrigo_kit.auth import RevokedSessions, revoke
 from korrigo_kit.db import Database
 from korrigo_kit.errors import Unavailable
+from korrigo_kit.ids import new_id
 from korrigo_kit.migrate import Plan, migrate
 from korrigo_kit.parts import SWEPT, beat
 from korrigo_kit.room import Process, Room
 from korrigo_kit.settings import load
+from korrigo_kit.stuck import WORKER_PREFIX
 from korrigo_kit.telemetry import gauges
 from korrigo_kit.telemetry.metrics import expose
 
@@ -80,8 +82,42 @@ def test_the_others_are_told_and_the_sweep_grows_old(
     assert page.get("grading_sweep_last_success_timestamp_seconds") == pytest.approx(swept_at, abs=1)
     for name in ("grading_db_connections_max", "grading_stuck_copies", "grading_audit_outbox_oldest_seconds"):
         assert name in page.types, name
-    named = {dict(labels)["queue"] for labels in page.of("grading_workers_ready")}
-    assert {queue.partition(".")[2] for queue in named} == {other}
+    assert page.of("grading_workers_ready") == before.of("grading_workers_ready"), "what was seen last counts on"
+
+
+def test_a_room_that_cannot_be_asked_is_taken_at_its_last_word_for_10_minutes(
+    process: Process, postgres_server: Postgres, database: str
+) -> None:
+    """Neither ends ImportStuck with a timeout, nor begins WorkersDown while workers live."""
+    ingest = process.runtimes["ingest"]
+    now = 1000.0
+    collectors = gauges.collectors(process.runtimes, 0, lambda: now)
+
+    def seen() -> tuple[float, float | None]:
+        page = Scrape(expose(collectors).decode())
+        workers = page.of("grading_workers_ready").get(frozenset({("queue", "jobs.ingest")}))
+        return page.get("grading_stuck_copies", stage="import", reason="retries_exhausted"), workers
+
+    beat(ingest, f"{WORKER_PREFIX}here:1", busy=0, pool=2)
+    with ingest.db.transaction() as tx:
+        tx.run(
+            "INSERT INTO jobs (id, kind, subject_id, payload, request_id, traceparent, state, finished_at)"
+            " VALUES (%s, 'import', %s, '{}', '', '', 'QUARANTINED', clock_timestamp())",
+            (new_id(), new_id()),
+        )
+    assert seen() == (1, 1)
+    _lock_out(postgres_server, database, INGEST)
+    assert seen() == (1, 1)
+    now += gauges.KEPT_SECONDS
+    assert seen() == (1, 1)
+    now += 1
+    assert seen() == (0, None), "what nobody has seen for that long hides nothing any more"
+    _lock_out(postgres_server, database)
+    beat(ingest, f"{WORKER_PREFIX}here:1", busy=0, pool=2)
+    assert seen() == (1, 1)
+    with ingest.db.transaction() as tx:
+        tx.run("DELETE FROM jobs")
+    assert seen() == (0, 1), "a room that answers is believed at once"
 
 
 def test_a_session_that_ended_stays_refused(process: Process, postgres_server: Postgres, database: str) -> None:

@@ -11,10 +11,10 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 from prometheus_client.core import Metric
@@ -35,6 +35,14 @@ CONNECTION_STATES = ("active", "idle", "idle_in_transaction")
 _STARTED = time.time()
 # A refusal comes at once; a server that says nothing is asked only once, because a scrape waits.
 _REFUSED_SECONDS = 0.5
+# How long a room that cannot be asked is taken at its last word: one timeout must not end an alert (stuck copies would
+# fall to 0) nor begin one (queues without workers are a P0). Longer than SweeperStale needs (300 s and 2 minutes),
+# which then tells that the room is not looked at; not for ever, because another replica may know better, and what
+# nobody has seen must not hide that all workers are gone.
+KEPT_SECONDS = 600.0
+
+T = TypeVar("T")
+Clock = Callable[[], float]
 
 db_up = gauge("grading_db_up", "1 while the database answers this process.")
 broker_up = gauge("grading_broker_up", "1 while the broker answers this process.")
@@ -77,15 +85,18 @@ memory_available = gauge("grading_memory_available_bytes", "Memory that the mach
 build_info = gauge("korrigo_build_info", "Always 1; the labels say what runs.", version=None, python=None)
 
 
-def collectors(runtimes: Mapping[str, Runtime], cache_seconds: float) -> list[CachedGauges]:
+def collectors(
+    runtimes: Mapping[str, Runtime], cache_seconds: float, clock: Clock = time.monotonic
+) -> list[CachedGauges]:
     """Build the collectors of a process that serves these rooms: kit's gauges, then each room's own."""
     rooms = list(runtimes.values())
+    workers, stuck_ones = _LastWord(rooms, _workers_of, clock), _LastWord(rooms, _stuck_of, clock)
     guard = _Guard(rooms)
     sources: list[GaugeSource] = [guard.read, lambda: _messages(rooms), lambda: machine(rooms)]
     need_database: list[GaugeSource] = [
-        lambda: _workers(rooms),
+        lambda: _workers(workers.read()),
         lambda: _jobs(rooms),
-        lambda: _stuck(rooms),
+        lambda: _stuck(stuck_ones.read()),
         _Sweeps(rooms).read,
         lambda: _outbox(rooms),
         *(source for rt in rooms for source in rt.room.gauges(rt)),
@@ -177,17 +188,41 @@ def _each(rooms: Sequence[Runtime], sql: str, *values: object) -> list[tuple[Run
     return answers
 
 
-def _workers(rooms: Sequence[Runtime]) -> Iterable[Metric]:
+class _LastWord(Generic[T]):
+    """Asks every room; one that cannot be asked is taken at its last word for KEPT_SECONDS, then left out."""
+
+    def __init__(self, rooms: Sequence[Runtime], ask: Callable[[Runtime], T], clock: Clock) -> None:
+        self._rooms = rooms
+        self._ask = ask
+        self._clock = clock
+        self._words: dict[str, tuple[float, T]] = {}
+
+    def read(self) -> list[tuple[Runtime, T]]:
+        for rt in self._rooms:
+            try:
+                self._words[rt.name] = (self._clock(), self._ask(rt))
+            except KorrigoError as error:
+                log.warning("gauges of %s are old: %s", rt.name, error.reason, extra={"reason": error.reason})
+        since = self._clock() - KEPT_SECONDS
+        known = [(rt, self._words.get(rt.name)) for rt in self._rooms]
+        return [(rt, word[1]) for rt, word in known if word is not None and word[0] >= since]
+
+
+def _workers_of(rt: Runtime) -> dict[str, Any]:
     sql = (
         "SELECT (SELECT count(*) FROM heartbeats WHERE name LIKE %s"
         "   AND beat_at > clock_timestamp() - make_interval(secs => %s)) AS workers,"
         " (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(not_before)), 0) FROM jobs"
         "   WHERE state = 'READY' AND not_before <= clock_timestamp())::float8 AS oldest"
     )
-    answers = _each(rooms, sql, f"{stuck.WORKER_PREFIX}%", stuck.WORKER_SILENCE_SECONDS)
-    yield workers_ready.family({(name,): rows[0]["workers"] for rt, rows in answers for name in _queues(rt)})
+    with rt.db.transaction() as tx:
+        return tx.row(sql, (f"{stuck.WORKER_PREFIX}%", stuck.WORKER_SILENCE_SECONDS))
+
+
+def _workers(answers: Sequence[tuple[Runtime, Mapping[str, Any]]]) -> Iterable[Metric]:
+    yield workers_ready.family({(name,): found["workers"] for rt, found in answers for name in _queues(rt)})
     yield queue_oldest_seconds.family(
-        {(f"jobs.{rt.name}",): rows[0]["oldest"] for rt, rows in answers if rt.room.tasks(rt)}
+        {(f"jobs.{rt.name}",): found["oldest"] for rt, found in answers if rt.room.tasks(rt)}
     )
 
 
@@ -200,16 +235,15 @@ def _jobs(rooms: Sequence[Runtime]) -> Iterable[Metric]:
         yield jobs_by_state.family({labels: float(number) for labels, number in numbers.items()})
 
 
-def _stuck(rooms: Sequence[Runtime]) -> Iterable[Metric]:
-    yield stuck_copies.family(stuck.count(item for rt in rooms for item in _stuck_of(rt)))
+def _stuck_of(rt: Runtime) -> Mapping[tuple[str, ...], float]:
+    return stuck.count(rt.room.stuck(rt))
 
 
-def _stuck_of(rt: Runtime) -> Sequence[stuck.Stuck]:
-    try:
-        return rt.room.stuck(rt)
-    except KorrigoError as error:
-        log.warning("gauges of %s left out: %s", rt.name, error.reason, extra={"reason": error.reason})
-        return ()
+def _stuck(answers: Sequence[tuple[Runtime, Mapping[tuple[str, ...], float]]]) -> Iterable[Metric]:
+    numbers: Counter[tuple[str, ...]] = Counter()
+    for _, found in answers:
+        numbers.update(found)
+    yield stuck_copies.family(numbers)
 
 
 class _Sweeps:
@@ -278,5 +312,3 @@ def _memory_available() -> float | None:
         return None
     found = next((line for line in lines if line.startswith("MemAvailable:")), None)
     return int(found.split()[1]) * 1024.0 if found else None
-
-
