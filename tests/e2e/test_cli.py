@@ -81,6 +81,13 @@ def test_doctor_audit_and_migrate_find_a_healthy_instance(own: Embedded) -> None
     }  # fmt: skip
     assert _json(own, "audit", "verify")["is_valid"] is True
     assert _json(own, "migrate")["moved"] == []
+    # Its secrets and rights are fit for real exams; that the backups lie beside the data is not.
+    fitness = own.cli("doctor", "--deploy", "--json")
+    checks = {check["name"]: check["is_ok"] for check in json.loads(fitness.stdout)["checks"]}
+    assert {name: checks[name] for name in ("address", "secrets", "transport", "debugging", "rights", "backups")} == {
+        "address": None, "secrets": True, "transport": True, "debugging": True, "rights": True, "backups": False,
+    }, fitness.stdout  # fmt: skip
+    assert fitness.returncode == 9
 
 
 def test_a_release_that_changes_views_only_installs_them_at_its_start(own: Embedded) -> None:

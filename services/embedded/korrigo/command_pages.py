@@ -43,6 +43,8 @@ def leaves() -> Iterator[tuple[str, Any]]:
         if below is None:
             yield word, command
         else:
+            if command.invoke_without_command:
+                yield word, command
             yield from ((f"{word} {name}", one) for name, one in below.items())
 
 

@@ -27,14 +27,19 @@ Alertmanager = Annotated[
 
 
 @app.callback()
-def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    deploy: Annotated[bool, typer.Option("--deploy", help="what is unsafe for real exams, though it works")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check this machine and the running product; exit code 9 when something is wrong. Example: korrigo doctor"""
     if ctx.invoked_subcommand is not None:
         return
+    from korrigo.doctor import deploy as fitness
     from korrigo.doctor import health
 
     with _patient() as patient:
-        findings = health.examine(patient)
+        findings = health.examine(patient, fitness.CHECKS if deploy else None)
         home = str(patient.home.root)
     tell(as_json, {"home": home, "checks": [asdict(finding) for finding in findings]}, *_health_lines(findings))
     if any(finding.is_ok is False for finding in findings):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -52,19 +52,21 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class _Check:
+class Check:
+    """A question to the patient, and what to do when the answer is False."""
+
     name: str
     heading: str
     ask: Callable[[Patient], Answer]
     hint: str
 
 
-def examine(patient: Patient) -> list[Finding]:
+def examine(patient: Patient, checks: Sequence[Check] | None = None) -> list[Finding]:
     """Ask everything; nothing that is away stops the rest."""
-    return [_asked(check, patient) for check in CHECKS]
+    return [_asked(check, patient) for check in checks or CHECKS]
 
 
-def _asked(check: _Check, patient: Patient) -> Finding:
+def _asked(check: Check, patient: Patient) -> Finding:
     try:
         is_ok, text = check.ask(patient)
     except Blind as blind:
@@ -234,19 +236,19 @@ def _stuck(patient: Patient) -> Answer:
 
 
 CHECKS = (
-    _Check("home", MACHINE, _home, "give the folder to the user that runs Korrigo"),
-    _Check("files", MACHINE, _files, "raise the limit of open files (ulimit -n, LimitNOFILE=)"),
-    _Check("postgres", MACHINE, _postgres, "see KORRIGO_POSTGRES__BINARIES"),
-    _Check("settings", MACHINE, _settings, "korrigo config show"),
-    _Check("running", SERVICES, _running, "korrigo doctor scenario web"),
-    _Check("database", SERVICES, _database, "korrigo doctor scenario database"),
-    _Check("broker", SERVICES, _broker, "korrigo doctor scenario broker"),
-    _Check("rooms", SERVICES, _rooms, "korrigo doctor scenario web"),
-    _Check("workers", SERVICES, _workers, "korrigo doctor scenario import-stuck"),
-    _Check("health", SERVICES, _health, "korrigo doctor scenario web"),
-    _Check("queues", QUEUES, _queues, "korrigo doctor scenario high-latency"),
-    _Check("connections", CONNECTIONS, _connections, "korrigo doctor db"),
-    _Check("disk", DISK, _disk, "korrigo doctor scenario storage"),
-    _Check("errors", ERRORS, _errors, "korrigo logs grep '\"ERROR\"'"),
-    _Check("stuck", STUCK, _stuck, "korrigo stuck"),
+    Check("home", MACHINE, _home, "give the folder to the user that runs Korrigo"),
+    Check("files", MACHINE, _files, "raise the limit of open files (ulimit -n, LimitNOFILE=)"),
+    Check("postgres", MACHINE, _postgres, "see KORRIGO_POSTGRES__BINARIES"),
+    Check("settings", MACHINE, _settings, "korrigo config show"),
+    Check("running", SERVICES, _running, "korrigo doctor scenario web"),
+    Check("database", SERVICES, _database, "korrigo doctor scenario database"),
+    Check("broker", SERVICES, _broker, "korrigo doctor scenario broker"),
+    Check("rooms", SERVICES, _rooms, "korrigo doctor scenario web"),
+    Check("workers", SERVICES, _workers, "korrigo doctor scenario import-stuck"),
+    Check("health", SERVICES, _health, "korrigo doctor scenario web"),
+    Check("queues", QUEUES, _queues, "korrigo doctor scenario high-latency"),
+    Check("connections", CONNECTIONS, _connections, "korrigo doctor db"),
+    Check("disk", DISK, _disk, "korrigo doctor scenario storage"),
+    Check("errors", ERRORS, _errors, "korrigo logs grep '\"ERROR\"'"),
+    Check("stuck", STUCK, _stuck, "korrigo stuck"),
 )
