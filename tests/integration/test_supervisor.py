@@ -218,6 +218,19 @@ def test_output_never_blocks_and_logs_stay_small(start: Start) -> None:
     assert is_alive(run.pids()["talker"])
 
 
+def test_the_general_log_is_rotated_by_its_name(start: Start) -> None:
+    """Whoever has it open goes on in the older file until the next line, so nothing is cut away."""
+    run = start(CHAIN)
+    run.wait_ready()
+    general = run.folder / "logs" / "django.log"
+    with general.open("ab") as file:
+        file.truncate(LOG_BYTES)
+        wait_for("the older file", lambda: general.with_name("django.log.1").exists(), seconds=30)
+        file.write(b"written meanwhile")
+    assert general.with_name("django.log.1").read_bytes().endswith(b"written meanwhile")
+    assert not general.exists()
+
+
 def test_the_supervisor_stays_small_and_idle(start: Start) -> None:
     run = start(CHAIN)
     run.wait_ready()
