@@ -52,19 +52,18 @@ def _pgmq(settings: Settings, queues: Sequence[str]) -> Lengths:
 
 
 def _rabbitmq(settings: Settings, queues: Sequence[str]) -> Lengths:
-    found: Lengths = {}
+    found: Lengths = {(queue, "ready"): 0 for queue in queues}
+    declared = []
     with kombu.Connection(broker.broker_url(settings), connect_timeout=_PATIENCE_SECONDS) as connection:
         for queue in queues:
             with connection.channel() as channel:  # a refused declaration costs the channel
                 try:
                     found[queue, "ready"] = channel.queue_declare(queue, passive=True).message_count
-                except ChannelError:
-                    found[queue, "ready"] = 0
-                except connection.channel_errors:
-                    found[queue, "ready"] = 0
+                    declared.append(queue)
+                except (ChannelError, *connection.channel_errors):
+                    log.debug("nobody has declared queue %s", queue)
     if settings.broker.management_url is not None:
-        for queue in queues:
-            found[queue, "unacked"] = _unacked(settings, queue)
+        found |= {(queue, "unacked"): _unacked(settings, queue) if queue in declared else 0 for queue in queues}
     return found
 
 
