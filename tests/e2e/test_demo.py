@@ -7,6 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from harness.instance import KORRIGO, Embedded
 from harness.processes import clean_environment
 
@@ -53,3 +55,17 @@ def test_demo_on_a_fresh_home_starts_and_stops_its_own(fresh: Embedded) -> None:
 def test_demo_without_a_product_fails(fresh: Embedded) -> None:
     fresh.extra_env["KORRIGO_NO__SUCH"] = "1"
     assert fresh.cli("demo", seconds=120).returncode != 0
+
+
+def test_bench_tells_its_figures_beside_bare_ones_and_leaves_nothing(fresh: Embedded) -> None:
+    before = sorted(fresh.home.iterdir())
+    done = fresh.cli("bench", "--copies", "2", "--pages", "2", "--markers", "1", "--json", seconds=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    assert (figures["pages"], figures["finals"], figures["requests"]) == (4, 2, 2 * 9)
+    assert figures["import_ratio"] == pytest.approx(
+        figures["import_pages_per_second"] / figures["engine_alone_pages_per_second"], rel=0.02
+    )
+    assert all(value > 0 for value in figures.values())
+    assert list(fresh.temporary.glob("korrigo-bench-*")) == [], "the scratch home is gone"
+    assert sorted(fresh.home.iterdir()) == before, "no other was touched"

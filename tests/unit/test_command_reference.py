@@ -26,6 +26,7 @@ EXCUSED = {
     "work": "serves until it is ended",
     "demo": "is itself a try-out: an exam of its own, which it makes and nobody else uses",
     "drill": "touches a scratch instance of its own only",
+    "bench": "touches a scratch instance of its own only",
     "doctor monitoring": "sends an alert of severity none, which pages nobody; without it nothing would be known",
 }
 # Long-lived processes answer in logs.

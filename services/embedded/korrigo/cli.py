@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "incident": ("incident", "Write down what happened, and keep the evidence."),
     "stuck": ("stuck", "List what is not healed by itself."),
     "drill": ("drill", "Break a scratch instance in every known way."),
+    "bench": ("bench", "Measure what this machine does in a second."),
     "intervene": ("intervene", "Heal one thing, once, in somebody's name."),
     "config": ("config", "Show the settings."),
     "user": ("user", "Add and list accounts, set passwords."),
