@@ -10,10 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,15 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from korrigo import processes
 from korrigo.drills import documents
 from korrigo.drills.desk import Desk
-from korrigo.drills.patience import wait_for
-from korrigo_kit.errors import Unavailable
+from korrigo.drills.scratch import ended, started
 
 SAMPLE = Path(__file__).parent / "samples" / "booklets.pdf"
 ANNOTATIONS = 5
-_START_SECONDS = 180.0
 _PATIENCE_SECONDS = 1800.0
 _PIECE_PAGES = 20
 Say = Callable[[str], None]
@@ -184,29 +178,13 @@ def _instance(say: Say) -> Iterator[tuple[str, str, float]]:
     password = secrets.token_urlsafe(15)
     own = {"KORRIGO_HOME": str(folder / "home"), "KORRIGO_ADMIN_PASSWORD": password, "KORRIGO_HTTP__PORT": "0"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KORRIGO_")}
-    output, parent = folder / "up.out", os.getpid()
     say("starting a scratch instance")
     began = time.monotonic()
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "korrigo", "up"],
-            env=kept | own | {"KORRIGO_BACKUP__NIGHTLY": "false"},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: processes.die_with_parent(parent, signal.SIGTERM),
-        )
     try:
-
-        def address() -> str:
-            if process.poll() is not None:
-                raise Unavailable("START_FAILED", f"the scratch instance did not start:\n{output.read_text()[-2000:]}")
-            lines = output.read_text().splitlines()
-            return next((line.split()[-1] for line in lines if line.startswith("Korrigo is ready at ")), "")
-
-        url = wait_for("the scratch instance", address, _START_SECONDS)
-        yield url, password, time.monotonic() - began
+        process, url = started(kept | own | {"KORRIGO_BACKUP__NIGHTLY": "false"}, folder / "up.out")
+        try:
+            yield url, password, time.monotonic() - began
+        finally:
+            ended(process)
     finally:
-        process.terminate()
-        process.wait(60)
         shutil.rmtree(folder, ignore_errors=True)

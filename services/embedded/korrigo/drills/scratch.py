@@ -36,6 +36,38 @@ _STOP_SECONDS = 60.0
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 
 
+def started(env: Mapping[str, str], output: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Run `korrigo up`, which ends with this process, and wait for its address; raises Unavailable START_FAILED."""
+    parent = os.getpid()
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "korrigo", "up"],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: processes.die_with_parent(parent, signal.SIGTERM),
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        lines = output.read_text().splitlines()
+        if url := next((line.split()[-1] for line in lines if line.startswith("Korrigo is ready at ")), ""):
+            return process, url
+        time.sleep(0.1)
+    ended(process)
+    raise Unavailable("START_FAILED", f"the scratch instance did not start:\n{output.read_text()[-2000:]}")
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """End `korrigo up`, by force when it takes too long."""
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Scratch:
     """A running product with everything that a drill may do to it. Make it in the main thread."""
 
@@ -52,7 +84,7 @@ class Scratch:
         self.password = secrets.token_urlsafe(15)
         self.env = self._environment()
         self.url = ""
-        self._up: subprocess.Popen[str] | None = None
+        self._up: subprocess.Popen[bytes] | None = None
 
     # ------------------------------------------------------------------------------------- start and stop
     def _environment(self) -> dict[str, str]:
@@ -77,35 +109,12 @@ class Scratch:
 
     def start(self) -> None:
         """Start it and wait for the ready line; raises Unavailable START_FAILED."""
-        parent = os.getpid()
-        output = self.folder / "up.out"
-        with output.open("w") as file:
-            self._up = subprocess.Popen(
-                [sys.executable, "-m", "korrigo", "up"],
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                text=True,
-                preexec_fn=lambda: processes.die_with_parent(parent, signal.SIGTERM),
-            )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self.url:
-            if self._up.poll() is not None or time.monotonic() > deadline:
-                raise Unavailable("START_FAILED", f"the scratch instance did not start:\n{output.read_text()[-2000:]}")
-            lines = output.read_text().splitlines()
-            self.url = next((line.split()[-1] for line in lines if line.startswith("Korrigo is ready at ")), "")
-            time.sleep(0.1)
+        self._up, self.url = started(self.env, self.folder / "up.out")
 
     def stop(self) -> None:
         """End it and remove everything of it."""
-        if self._up is not None and self._up.poll() is None:
-            self._up.send_signal(signal.SIGTERM)
-            try:
-                self._up.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._up.kill()
-                self._up.wait()
+        if self._up is not None:
+            ended(self._up)
         if self.has_volume:
             for folder in (self.home.blobs, self.spool):
                 _run_quietly("umount", "-l", str(folder))
